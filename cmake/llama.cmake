@@ -1,0 +1,17 @@
+# llama.cpp as it was built by scripts/build.sh: headers from its source tree, libraries from its bin folder.
+foreach(header ggml/include/ggml.h ggml/src/ggml-backend-impl.h include/llama.h)
+  if(NOT EXISTS ${LLAMA_CPP_DIR}/${header})
+    message(FATAL_ERROR "no llama.cpp source tree at ${LLAMA_CPP_DIR}; run scripts/build.sh or set LLAMA_CPP_DIR")
+  endif()
+endforeach()
+
+function(gtq_import_llama name file)
+  add_library(llama::${name} SHARED IMPORTED GLOBAL)
+  set_target_properties(llama::${name} PROPERTIES IMPORTED_LOCATION ${LLAMA_CPP_BIN}/${file})
+  target_include_directories(llama::${name} SYSTEM INTERFACE ${LLAMA_CPP_DIR}/ggml/include ${LLAMA_CPP_DIR}/include)
+endfunction()
+gtq_import_llama(ggml_base libggml-base.so)
+gtq_import_llama(ggml libggml.so)
+gtq_import_llama(llama libllama.so)
+target_link_libraries(llama::ggml INTERFACE llama::ggml_base)
+target_link_libraries(llama::llama INTERFACE llama::ggml)
