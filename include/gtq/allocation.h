@@ -32,8 +32,8 @@ struct HeadPlan {
   std::vector<std::uint16_t> dims;   // [head_dim_k]  slot -> dim of the head
   std::vector<std::uint8_t> widths;  // [head_dim_k / 16]  bits of a code, per quant_group
   std::vector<float> scale;          // [head_dim_k]  per slot: a_i / sigma_g, multiplies the residual
-  std::vector<float> weight;     // [head_dim_k]  per slot: E_q[i] / (E_q/E_e)^(1/2), weight of the scale search
-  std::vector<float> mean_keys;  // [kMeans][head_dim_k]  by dim; 0 in rope_blocks that are not centred
+  std::vector<float> weight;  // [head_dim_k]  per slot: E_q[i], the importance of an error in that rope_block
+  std::vector<float> mean_keys;       // [kMeans][head_dim_k]  by dim; 0 in rope_blocks that are not centred
   std::vector<std::uint8_t> centred;  // [head_dim_k / 2]  by rope_block: 1 where a mean key is subtracted
   int v_width = 0;
   float v_rms = 0;  // reference of the value norm, > 0

@@ -14,6 +14,8 @@
 
 namespace gtq {
 
+inline constexpr int kMaxHeadDim = 1024;
+
 // Centroids of the Lloyd-Max quantizer of a unit Gaussian with 2^width levels, ascending, on a signed int8
 // grid: centroid = level * codebook_step(width), |level| <= 127.
 const std::int8_t* codebook_levels(int width);  // [2^width]
@@ -23,7 +25,7 @@ float codebook_step(int width);
 // generator in docs/format.md.
 float rotation_sign(int stream, int i);
 
-// Scale of a norm byte: keys 2^((code - 80) / 16) for the 7-bit code; values v_rms * 2^((code - 160) / 16),
+// Scale of a norm byte: keys 2^((code - 48) / 16) for the 7-bit code; values v_rms * 2^((code - 160) / 16),
 // 0 for code 0.
 float key_norm(std::uint8_t norm_byte);
 int key_mean_index(std::uint8_t norm_byte);
@@ -47,11 +49,15 @@ class KeyCodec {
   void transform_query(const float* query, float* out) const;
 
  private:
-  float encode_with_mean(const float* key, const float* rotated_mean, std::uint8_t* row) const;
+  int nearer_mean(const float* key, const float* means) const;
+  // Codes of y / norm; returns the norm code that fits them best and its weighted squared error.
+  int quantize(const float* y, float norm, std::uint8_t* codes, float* error) const;
 
   const HeadPlan& plan_;
   const Rope& rope_;
   std::size_t row_bytes_;
+  std::vector<float> group_weight_;  // [n_groups]
+  std::vector<float> signs_;         // [head_dim]
 };
 
 class ValueCodec {
@@ -68,6 +74,8 @@ class ValueCodec {
  private:
   const HeadPlan& plan_;
   std::size_t row_bytes_;
+  int rotation_dims_;  // largest power of two dividing head_dim
+  std::vector<float> signs_;
 };
 
 }  // namespace gtq

@@ -1,0 +1,156 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "codec/bits.h"
+#include "codec/hadamard.h"
+#include "codec/norm.h"
+#include "codec/quantizer.h"
+#include "gtq/codec.h"
+#include "gtq/error.h"
+
+namespace gtq {
+namespace {
+
+// Starting points of the scale search, in norm code steps around the rms of the row.
+constexpr std::array<int, 5> kCandidates = {-4, -2, 0, 2, 4};
+
+float finite(float x) { return std::isfinite(x) ? x : 0.0f; }
+
+}  // namespace
+
+std::size_t key_row_bytes(int head_dim, int k_bits) {
+  return 1 + static_cast<std::size_t>(head_dim) * k_bits / 8;
+}
+
+KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope) : plan_(plan), rope_(rope), row_bytes_(1) {
+  if (plan.head_dim_k != rope.head_dim() || plan.head_dim_k > kMaxHeadDim) {
+    throw Error("a key head must match its rotation and have at most 1024 dims");
+  }
+  for (std::size_t g = 0; g < plan.widths.size(); ++g) {
+    row_bytes_ += 2u * plan.widths[g];
+    // Weighted error of y in group g is E_q e^2 = E_q y^2 / scale^2; rotation spreads it over the group.
+    double sum = 0;
+    for (int j = 0; j < kGroupDims; ++j) {
+      const std::size_t slot = g * kGroupDims + j;
+      sum +=
+          static_cast<double>(plan.weight[slot]) / (static_cast<double>(plan.scale[slot]) * plan.scale[slot]);
+    }
+    group_weight_.push_back(static_cast<float>(sum / kGroupDims));
+  }
+  // Only ratios matter: keep them in a range where sums of squares neither overflow nor vanish.
+  const float largest = *std::max_element(group_weight_.begin(), group_weight_.end());
+  for (float& weight : group_weight_) weight = largest > 0.0f ? weight / largest : 1.0f;
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) signs_.push_back(rotation_sign(0, slot));
+}
+
+int KeyCodec::nearer_mean(const float* key, const float* means) const {
+  double distance[kMeans] = {};
+  for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
+    const int dim = plan_.dims[slot];
+    for (int c = 0; c < kMeans; ++c) {
+      const double e = static_cast<double>(key[dim]) - means[c * plan_.head_dim_k + dim];
+      distance[c] += plan_.weight[slot] * e * e;
+    }
+  }
+  return distance[0] < distance[1] ? 0 : 1;
+}
+
+int KeyCodec::quantize(const float* y, float norm, std::uint8_t* codes, float* error) const {
+  const float inverse = 1.0f / norm;
+  float yc = 0, cc = 0, yy = 0;
+  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
+    const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
+    float group_yc = 0, group_cc = 0, group_yy = 0;
+    for (std::size_t slot = g * kGroupDims; slot < (g + 1) * kGroupDims; ++slot) {
+      codes[slot] = quantizer.code(y[slot] * inverse);
+      const float centroid = quantizer.centroid(codes[slot]);
+      group_yc += y[slot] * centroid;
+      group_cc += centroid * centroid;
+      group_yy += y[slot] * y[slot];
+    }
+    yc += group_weight_[g] * group_yc;
+    cc += group_weight_[g] * group_cc;
+    yy += group_weight_[g] * group_yy;
+  }
+  // Least squares: the norm that fits these codes best, on the grid of the norm byte.
+  const int code = key_norm_code(yc / cc);
+  const float fitted = key_norm(static_cast<std::uint8_t>(code));
+  *error = yy - 2 * fitted * yc + fitted * fitted * cc;
+  return code;
+}
+
+void KeyCodec::encode(const float* key, std::int32_t position, std::uint8_t* row) const {
+  const int d = plan_.head_dim_k;
+  float clean[kMaxHeadDim], means[kMeans * kMaxHeadDim], y[kMaxHeadDim];
+  for (int i = 0; i < d; ++i) clean[i] = finite(key[i]);
+  for (int c = 0; c < kMeans; ++c) rope_.rotate(&plan_.mean_keys[c * d], position, means + c * d);
+  const int c = nearer_mean(clean, means);
+  float sum = 0, weights = 0;
+  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
+    float* group = y + g * kGroupDims;
+    float group_sum = 0;
+    for (int j = 0; j < kGroupDims; ++j) {
+      const std::size_t slot = g * kGroupDims + j;
+      const int dim = plan_.dims[slot];
+      group[j] = signs_[slot] * plan_.scale[slot] * (clean[dim] - means[c * d + dim]);
+      group_sum += group[j] * group[j];
+    }
+    hadamard(group, kGroupDims);
+    sum += group_weight_[g] * group_sum;
+    weights += group_weight_[g] * kGroupDims;
+  }
+
+  std::uint8_t codes[kMaxHeadDim], best_codes[kMaxHeadDim];
+  int best_norm = 0;
+  float best_error = INFINITY;
+  const int start = key_norm_code(std::sqrt(sum / weights));
+  for (const int offset : kCandidates) {
+    const int candidate = std::clamp(start + offset, 0, 127);
+    float error = 0;
+    const int norm = quantize(y, key_norm(static_cast<std::uint8_t>(candidate)), codes, &error);
+    if (error < best_error) {
+      best_error = error;
+      best_norm = norm;
+      std::copy_n(codes, d, best_codes);
+    }
+  }
+  *row++ = static_cast<std::uint8_t>(c << 7 | best_norm);
+  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
+    pack_codes(best_codes + g * kGroupDims, kGroupDims, plan_.widths[g], row);
+    row += 2 * plan_.widths[g];
+  }
+}
+
+void KeyCodec::unpack(const std::uint8_t* row, float* centroids) const {
+  const std::uint8_t* bits = row + 1;
+  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
+    std::uint8_t codes[kGroupDims];
+    unpack_codes(bits, kGroupDims, plan_.widths[g], codes);
+    bits += 2 * plan_.widths[g];
+    const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
+    for (int j = 0; j < kGroupDims; ++j) centroids[g * kGroupDims + j] = quantizer.centroid(codes[j]);
+  }
+}
+
+void KeyCodec::decode(const std::uint8_t* row, std::int32_t position, float* key) const {
+  const int d = plan_.head_dim_k;
+  float y[kMaxHeadDim], mean[kMaxHeadDim];
+  unpack(row, y);
+  rope_.rotate(&plan_.mean_keys[key_mean_index(row[0]) * d], position, mean);
+  const float norm = key_norm(row[0]);
+  for (int slot = 0; slot < d; ++slot) {
+    if (slot % kGroupDims == 0) hadamard(y + slot, kGroupDims);
+    const int dim = plan_.dims[slot];
+    key[dim] = mean[dim] + norm * signs_[slot] * y[slot] / plan_.scale[slot];
+  }
+}
+
+void KeyCodec::transform_query(const float* query, float* out) const {
+  for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
+    out[slot] = signs_[slot] * query[plan_.dims[slot]] / plan_.scale[slot];
+  }
+  for (int slot = 0; slot < plan_.head_dim_k; slot += kGroupDims) hadamard(out + slot, kGroupDims);
+}
+
+}  // namespace gtq
