@@ -1,0 +1,187 @@
+// gtq calibrate: run the model over a text, let the plugin's recorder watch, write the profile.
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "default_text.h"
+#include "gtq/error.h"
+#include "interrupt.h"
+#include "llama_session.h"
+#include "model_file.h"
+#include "paths.h"
+#include "verbs.h"
+
+namespace gtq::cli {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;  // far more than any calibration needs
+constexpr int kMinChunk = 16;
+constexpr int kBytesPerToken = 64;  // at most; what follows cannot be reached with the tokens asked for
+
+// One per core this process may use: two threads of one core only wait for each other.
+int default_threads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings", cpu));
+    std::string siblings;
+    if (!std::getline(file, siblings)) siblings = std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  return std::max(1, static_cast<int>(cores.size()));
+}
+
+std::string read_text(const CalibrateOptions& options) {
+  if (options.text.empty()) return std::string(default_text());
+  const std::string name = printable(options.text);
+  std::error_code ec;
+  if (!fs::exists(options.text, ec)) throw Error(fmt::format("there is no text {}; check the path", name));
+  if (fs::is_directory(options.text, ec)) throw Error(fmt::format("{} is a folder; give a text file", name));
+  std::ifstream file(options.text, std::ios::binary);
+  if (!file) throw Error(fmt::format("cannot open {}: {}", name, std::strerror(errno)));
+  std::string text(std::min(kMaxTextBytes, static_cast<std::size_t>(options.n_tokens) * kBytesPerToken), '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) throw Error(fmt::format("cannot read {}: {}", name, std::strerror(errno)));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  return text;
+}
+
+fs::path output_path(const CalibrateOptions& options) {
+  if (!options.output.empty()) return options.output;
+  return fs::path(options.model).replace_extension(".gtq.gguf");
+}
+
+// Found before minutes of work, not after.
+void check_output(const fs::path& output) {
+  const fs::path dir = output.has_parent_path() ? output.parent_path() : fs::path(".");
+  std::error_code ec;
+  if (fs::is_directory(output, ec)) {
+    throw Error(fmt::format("{} is a folder; give -o the name of a file", printable(output.string())));
+  }
+  if (!fs::is_directory(dir, ec)) {
+    throw Error(
+        fmt::format("there is no folder {}; make it or choose another with -o", printable(dir.string())));
+  }
+  if (access(dir.c_str(), W_OK) != 0) {
+    throw Error(fmt::format("cannot write to {}: {}; choose another place with -o", printable(dir.string()),
+                            std::strerror(errno)));
+  }
+}
+
+class Progress {
+ public:
+  explicit Progress(std::size_t total) : total_(total), shown_(isatty(STDERR_FILENO) != 0) { show(0); }
+  ~Progress() {
+    if (shown_) std::fputs("\r\x1b[K", stderr);
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void show(std::size_t done) const {
+    if (!shown_) return;
+    constexpr std::size_t kWidth = 40;
+    const std::size_t filled = kWidth * done / total_;
+    fmt::print(stderr, "\rcalibrating [{:#<{}}{:.<{}}] {}/{} tokens", "", filled, "", kWidth - filled, done,
+               total_);
+    std::fflush(stderr);
+  }
+
+ private:
+  std::size_t total_;
+  bool shown_;
+};
+
+// Feeds at most n_tokens tokens, BOS included, in chunks. Returns how many were fed.
+std::size_t feed_text(LlamaSession& session, const CalibrateOptions& options) {
+  const std::string text = read_text(options);
+  const std::vector<llama_token> tokens = session.tokenize(text);
+  const std::size_t n_bos = session.wants_bos() ? 1 : 0;
+  const auto chunk =
+      static_cast<std::size_t>(std::clamp(session.max_context(), kMinChunk, options.chunk_tokens));
+  const std::size_t per_chunk = chunk - n_bos;
+  const std::size_t n_chunks = (tokens.size() + per_chunk - 1) / per_chunk;
+  const std::size_t available = tokens.size() + n_chunks * n_bos;
+  if (available < static_cast<std::size_t>(kMinTokens)) {
+    throw Error(fmt::format("the text {} has {} tokens; at least {} are needed, {} are better",
+                            options.text.empty() ? "inside gtq" : printable(options.text), available,
+                            kMinTokens, options.n_tokens));
+  }
+  const std::size_t total = std::min(available, static_cast<std::size_t>(options.n_tokens));
+  session.open_context(static_cast<int>(std::min(chunk, total)),
+                       options.n_threads > 0 ? options.n_threads : default_threads());
+  const Progress progress(total);
+  std::size_t next = 0;
+  for (std::size_t done = 0; done < total;) {
+    std::vector<llama_token> part(n_bos, session.bos());
+    while (part.size() < std::min(chunk, total - done) && next < tokens.size()) part.push_back(tokens[next++]);
+    session.feed(part);
+    done += part.size();
+    progress.show(done);
+  }
+  return total;
+}
+
+// The profile appears under its name complete or not at all, also when interrupted.
+void write_result(const Recorder& recorder, const LlamaSession& session, const CalibrateOptions& options,
+                  InterruptGuard& guard) {
+  const fs::path output = output_path(options);
+  const std::string temporary = fmt::format("{}.tmp-{}", output.string(), getpid());
+  const std::string source = options.text.empty() ? "default" : fs::path(options.text).filename().string();
+  char error[1024] = {};
+  guard.defer();
+  const bool ok =
+      recorder.finish(temporary.c_str(), session.model_name().c_str(), source.c_str(), error, sizeof error);
+  const auto give_up = [&](std::string message) {
+    unlink(temporary.c_str());
+    for (std::size_t at; (at = message.find(temporary)) != std::string::npos;) {
+      message.replace(at, temporary.size(), output.string());
+    }
+    throw Error(message);
+  };
+  if (!ok) give_up(error[0] != '\0' ? error : "the plugin could not make a profile and does not say why");
+  if (guard.interrupted()) {
+    unlink(temporary.c_str());
+    InterruptGuard::exit_interrupted();
+  }
+  if (std::rename(temporary.c_str(), output.c_str()) != 0) {
+    give_up(fmt::format("cannot write {}: {}", output.string(), std::strerror(errno)));
+  }
+}
+
+}  // namespace
+
+int calibrate(const CalibrateOptions& options) {
+  InterruptGuard guard;
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit then is a failed write, reported as such
+  const auto start = std::chrono::steady_clock::now();
+  const fs::path output = output_path(options);
+  check_model_file(options.model);
+  check_output(output);
+  read_text(options);
+  const Recorder recorder = load_recorder();
+  LlamaSession session(options.model, recorder);
+  const std::size_t n_tokens = feed_text(session, options);
+  write_result(recorder, session, options, guard);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  fmt::print("{}: profile of {} from {} tokens, {:.1f} s\n", output.string(), printable(session.model_name()),
+             n_tokens, seconds.count());
+  return kExitOk;
+}
+
+}  // namespace gtq::cli

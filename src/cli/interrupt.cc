@@ -1,0 +1,52 @@
+#include "interrupt.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <string_view>
+
+#include "verbs.h"
+
+namespace gtq::cli {
+namespace {
+
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP};
+
+volatile std::sig_atomic_t g_deferred = 0;
+volatile std::sig_atomic_t g_interrupted = 0;
+
+extern "C" void gtq_cli_on_signal(int) {
+  g_interrupted = 1;
+  if (!g_deferred) InterruptGuard::exit_interrupted();
+}
+
+void handle_signals(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  sigemptyset(&action.sa_mask);
+  for (int signal : kSignals) sigaddset(&action.sa_mask, signal);
+  for (int signal : kSignals) {
+    struct sigaction old = {};
+    sigaction(signal, nullptr, &old);
+    if (old.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);  // nohup stays nohup
+  }
+}
+
+}  // namespace
+
+InterruptGuard::InterruptGuard() { handle_signals(gtq_cli_on_signal); }
+InterruptGuard::~InterruptGuard() { handle_signals(SIG_DFL); }
+
+void InterruptGuard::defer() { g_deferred = 1; }
+bool InterruptGuard::interrupted() const { return g_interrupted != 0; }
+
+// Called from signal handlers: write and _exit only. The progress bar leaves the cursor in its line.
+void InterruptGuard::exit_interrupted() {
+  constexpr std::string_view kClearLine = "\r\x1b[K";
+  constexpr std::string_view kMessage = "gtq: interrupted, no profile was written\n";
+  if (isatty(STDERR_FILENO)) (void)!write(STDERR_FILENO, kClearLine.data(), kClearLine.size());
+  (void)!write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  _exit(kExitInterrupted);
+}
+
+}  // namespace gtq::cli

@@ -1,0 +1,23 @@
+// Ctrl-C and kill while a profile is being made: leave nothing behind, say one line, exit 130.
+#pragma once
+
+#include <string>
+
+namespace gtq::cli {
+
+// From construction to destruction SIGINT, SIGTERM and SIGHUP end the process with exit code 130 and a
+// sentence. One guard at a time.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+  // Between defer() and check() a signal is only noted, so that a file being written can be removed first.
+  void defer();
+  bool interrupted() const;
+  [[noreturn]] static void exit_interrupted();
+};
+
+}  // namespace gtq::cli

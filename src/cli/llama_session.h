@@ -1,0 +1,50 @@
+// libllama as calibration needs it: one model on the recording plugin, tokens in, nothing out.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "llama.h"
+#include "plugin/recorder_api.h"
+
+namespace gtq::cli {
+
+// The plugin, loaded into this process with GTQ_RECIPE=record.
+struct Recorder {
+  ggml_backend_dev_t device = nullptr;
+  RecorderTokensFn tokens = nullptr;
+  RecorderFinishFn finish = nullptr;
+};
+
+// Makes llama.cpp quiet (only its error lines pass), loads its backends and the plugin. Once per process;
+// throws Error when something is missing.
+Recorder load_recorder();
+
+class LlamaSession {
+ public:
+  // Throws Error when the model cannot be loaded or cannot be calibrated.
+  LlamaSession(const std::filesystem::path& model, const Recorder& recorder);
+
+  std::string model_name() const;  // general.name, else the file's name
+  bool wants_bos() const;
+  int max_context() const;
+  std::vector<llama_token> tokenize(std::string_view text) const;
+
+  // Makes room for chunks of n_tokens; before the first feed().
+  void open_context(int n_tokens, int n_threads);
+  // A chunk is a sequence of its own, starting at position 0.
+  void feed(const std::vector<llama_token>& tokens);
+  llama_token bos() const;
+
+ private:
+  std::filesystem::path path_;
+  Recorder recorder_;
+  std::unique_ptr<llama_model, decltype(&llama_model_free)> model_{nullptr, &llama_model_free};
+  std::unique_ptr<llama_context, decltype(&llama_free)> context_{nullptr, &llama_free};
+};
+
+}  // namespace gtq::cli

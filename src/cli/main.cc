@@ -1,0 +1,141 @@
+// Command line of gtq: arguments in, one verb called, exceptions turned into one line and an exit code.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "gtq/allocation.h"
+#include "gtq/error.h"
+#include "paths.h"
+#include "verbs.h"
+
+namespace gtq::cli {
+namespace {
+
+const std::string kBudgetHelp = "bits per key and per value, k<1..6>v<1..6>";
+
+// A wrong budget is a usage error, found before any file is opened.
+std::string check_budget(const std::string& text) {
+  try {
+    parse_budget(text);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+void add_calibrate(CLI::App& app, CalibrateOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("calibrate", "run a model over a text and write its profile");
+  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
+  sub->add_option("-f,--file", options.text, "text to calibrate on, UTF-8 (default: one inside gtq)");
+  sub->add_option("-o,--output", options.output, "profile to write (default: beside the model, .gtq.gguf)");
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 1024));
+  sub->add_option("-n,--tokens", options.n_tokens, "tokens to use at most")
+      ->check(CLI::Range(kMinTokens, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("-c,--chunk", options.chunk_tokens, "tokens per sequence")
+      ->check(CLI::Range(16, 1 << 16))
+      ->capture_default_str();
+  sub->footer("Example:\n  gtq calibrate -m model.gguf -f my-text.txt -o model.gtq.gguf");
+  sub->callback([&] { verb = [&] { return calibrate(options); }; });
+}
+
+void add_inspect(CLI::App& app, InspectOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("inspect", "show what a profile holds and how a budget is spent");
+  sub->add_option("profile", options.profile, "profile made by gtq calibrate")->required();
+  sub->add_option("--kv", options.kv, kBudgetHelp)->check(check_budget)->capture_default_str();
+  sub->add_flag("--json", options.json, "print JSON");
+  sub->footer("Example:\n  gtq inspect model.gtq.gguf --kv k3v3");
+  sub->callback([&] { verb = [&] { return inspect(options); }; });
+}
+
+CLI::App* add_run(CLI::App& app, RunOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand(
+      "run", "start a llama.cpp program with its KV cache packed: gtq run [OPTIONS] -- PROGRAM ARGUMENTS...");
+  sub->add_option("--kv", options.kv, kBudgetHelp)->check(check_budget)->capture_default_str();
+  sub->add_option("--profile", options.profile,
+                  "profile (default: made on first use, kept in the user's cache)");
+  sub->add_option("--recipe", options.recipe, "gtq, block-gtq, tq-mse (simulated) or f16")
+      ->check(CLI::IsMember({"gtq", "block-gtq", "tq-mse", "f16"}))
+      ->capture_default_str();
+  sub->prefix_command();
+  sub->footer("Example:\n  gtq run --kv k3v3 -- llama-server -m model.gguf -c 32768");
+  sub->callback([&] { verb = [&] { return run(options); }; });
+  return sub;
+}
+
+int fail(int code, const std::string& message) {
+  std::string line = message;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  fmt::print(stderr, "gtq: {}\n", printable(line));
+  return code;
+}
+
+int call_verb(const std::function<int()>& verb) {
+  try {
+    const int code = verb();
+    if (std::fflush(stdout) != 0) return fail(kExitError, "cannot write to standard output; is the disk full?");
+    return code;
+  } catch (const std::bad_alloc&) {
+    return fail(kExitError, "out of memory; close other programs or use a smaller model");
+  } catch (const std::exception& error) {
+    return fail(kExitError, error.what());
+  }
+}
+
+int parse_and_call(std::vector<std::string> arguments) {
+  CLI::App app("gtq packs the KV cache of llama.cpp into 2 to 6 bits per value.");
+  app.name("gtq");
+  app.set_version_flag("--version", std::string("gtq ") + GTQ_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  gtq run -- llama-server -m model.gguf         serve with a packed cache, no other preparation\n"
+      "  gtq calibrate -m model.gguf -o my.gtq.gguf    make the profile by hand\n"
+      "  gtq inspect my.gtq.gguf --kv k3v3             look at it");
+  CalibrateOptions calibrate_options;
+  InspectOptions inspect_options;
+  RunOptions run_options;
+  std::function<int()> verb;
+  add_calibrate(app, calibrate_options, verb);
+  add_inspect(app, inspect_options, verb);
+  const CLI::App* run_app = add_run(app, run_options, verb);
+
+  // All behind the first "--" of `gtq run` is the program's, to the letter.
+  const bool is_run = !arguments.empty() && arguments.front() == "run";
+  const auto dashes = is_run ? std::find(arguments.begin(), arguments.end(), "--") : arguments.end();
+  std::vector<std::string> own(arguments.begin(), dashes);
+  try {
+    std::reverse(own.begin(), own.end());  // what CLI11 asks of a vector
+    app.parse(std::move(own));
+    if (is_run) {
+      run_options.command = run_app->remaining();
+      if (!run_options.command.empty() && run_options.command.front().starts_with("-")) {
+        throw CLI::ExtrasError("run", {run_options.command.front()});
+      }
+      if (dashes != arguments.end()) {
+        const bool first = run_options.command.empty();
+        run_options.command.insert(run_options.command.end(), first ? dashes + 1 : dashes, arguments.end());
+      }
+      if (run_options.command.empty()) throw CLI::RequiredError("a program after --");
+    }
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return fail(kExitUsage, fmt::format("{}; see gtq --help", error.what()));
+  }
+  return call_verb(verb);
+}
+
+}  // namespace
+}  // namespace gtq::cli
+
+int main(int argc, char** argv) {
+  return gtq::cli::parse_and_call(std::vector<std::string>(argv + 1, argv + argc));
+}

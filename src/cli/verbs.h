@@ -1,0 +1,42 @@
+// The verbs of program gtq. Each returns the exit code and throws Error with a sentence for the user.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gtq::cli {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitError = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitInterrupted = 130;
+
+inline constexpr int kMinTokens = 64;  // fewer cannot give stable energies; the library refuses them too
+
+struct CalibrateOptions {
+  std::string model;
+  std::string text;    // file, empty: the text inside the program
+  std::string output;  // empty: beside the model
+  int n_threads = 0;   // 0: one per core
+  int n_tokens = 2048;
+  int chunk_tokens = 256;
+};
+int calibrate(const CalibrateOptions& options);
+
+struct InspectOptions {
+  std::string profile;
+  std::string kv = "k4v4";
+  bool json = false;
+};
+int inspect(const InspectOptions& options);
+
+struct RunOptions {
+  std::string kv = "k4v4";
+  std::string recipe = "gtq";
+  std::string profile;               // empty: from the cache, made on first use
+  std::vector<std::string> command;  // program and its arguments
+};
+// Does not return when the program could be started.
+int run(const RunOptions& options);
+
+}  // namespace gtq::cli
