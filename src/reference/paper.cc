@@ -120,7 +120,8 @@ std::vector<int> greedy_widths(const std::vector<double>& energies, int avg_bits
 BlockGtq::BlockGtq(const LayerProfile& layer, int kv_head, int k_bits) : head_dim_(layer.head_dim_k) {
   const std::size_t n_blocks = layer.head_dim_k / 2, offset = kv_head * n_blocks;
   if (k_bits < kPaperMinWidth || k_bits > kPaperMaxWidth || kv_head < 0 || kv_head >= layer.n_kv_heads ||
-      layer.energy_q.size() < offset + n_blocks || layer.energy_k.size() < offset + n_blocks) {
+      layer.rope.n_rot > head_dim_ || layer.energy_q.size() < offset + n_blocks ||
+      layer.energy_k.size() < offset + n_blocks) {
     throw Error("block-gtq needs 1 to 8 bits and a profile with the energies of this KV head");
   }
   std::vector<double> energies(n_blocks);
