@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# test.sh: builds everything and runs all tests: release with llama.cpp, then address and thread sanitizer
+# (library only: llama.cpp itself is not instrumented), then the format of the sources.
+# Last line: "N passed, N failed" over all runs.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+
+passed=0 failed=0
+
+count() {
+  passed=$((passed + $1)) failed=$((failed + $2))
+}
+
+# Adds the numbers of ctest's closing line; a run without one (a crash, no test at all) counts as a failure.
+count_ctest() {
+  local log=$1 n_failed n_total
+  read -r n_failed n_total < <(sed -n 's/.*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$log") ||
+    { count 0 1; return; }
+  count $((n_total - n_failed)) "$n_failed"
+}
+
+run_preset() {
+  local preset=$1 log=$log_dir/ctest-$1.log
+  if ! "$root/scripts/build.sh" --preset "$preset"; then
+    count 0 1
+    return
+  fi
+  echo "testing ($preset)"
+  # With its output: a failing test shows why, and a hanging one its name.
+  ctest --preset "$preset" --no-tests=error --timeout 600 --parallel "$(nproc)" 2>&1 </dev/null |
+    tee "$log" || true
+  count_ctest "$log"
+}
+
+check_format() {
+  local files
+  mapfile -t files < <(git ls-files '*.cc' '*.h')
+  if clang-format --dry-run -Werror "${files[@]}"; then
+    count 1 0
+  else
+    count 0 1
+  fi
+}
+
+cd "$root"
+"$root/scripts/install-deps.sh" clang-format
+"$root/scripts/get-model.sh" smollm2-135m
+for preset in release asan tsan; do
+  run_preset "$preset"
+done
+echo "checking the format"
+check_format
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
