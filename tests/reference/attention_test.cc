@@ -25,9 +25,9 @@ AttentionInput two_cells() {
   return input;
 }
 
-TEST(Attention, WeightsAreTheSoftmaxOfTheLogits) { EXPECT_NEAR(attention(two_cells())[0], 7, 1e-12); }
+TEST(ReferenceAttention, WeightsAreTheSoftmaxOfTheLogits) { EXPECT_NEAR(attention(two_cells())[0], 7, 1e-12); }
 
-TEST(Attention, SinkAddsToTheDenominator) {
+TEST(ReferenceAttention, SinkAddsToTheDenominator) {
   AttentionInput input = two_cells();
   input.sinks = {std::log(4.0)};  // 1 + 3 + 4
   EXPECT_NEAR(attention(input)[0], 3.5, 1e-12);
@@ -35,7 +35,7 @@ TEST(Attention, SinkAddsToTheDenominator) {
   EXPECT_EQ(attention(input)[0], 0);
 }
 
-TEST(Attention, MaskExcludesAndAddsUp) {
+TEST(ReferenceAttention, MaskExcludesAndAddsUp) {
   AttentionInput input = two_cells();
   input.mask = {kHalfZero, kHalfMinusInfinity};
   EXPECT_NEAR(attention(input)[0], 4, 1e-12);
@@ -49,7 +49,7 @@ TEST(Attention, MaskExcludesAndAddsUp) {
   EXPECT_NEAR(attention(input)[0], (4 + w * 8) / (1 + w), 1e-12);
 }
 
-TEST(Attention, SoftcapComesBeforeTheMask) {
+TEST(ReferenceAttention, SoftcapComesBeforeTheMask) {
   AttentionInput input = two_cells();
   input.logit_softcap = 2;  // 2 tanh(ln 3 / 2) = 1
   EXPECT_NEAR(attention(input)[0], (4 + 8 * std::numbers::e) / (1 + std::numbers::e), 1e-12);
@@ -58,7 +58,7 @@ TEST(Attention, SoftcapComesBeforeTheMask) {
   EXPECT_NEAR(attention(input)[0], (4 + 8 * w) / (1 + w), 1e-12);
 }
 
-TEST(Attention, AlibiSlopes) {
+TEST(ReferenceAttention, AlibiSlopes) {
   EXPECT_EQ(alibi_slope(0, 2, 1), 1);
   EXPECT_DOUBLE_EQ(alibi_slope(8, 8, 0), 1.0 / 2);
   EXPECT_DOUBLE_EQ(alibi_slope(8, 8, 7), 1.0 / 256);
@@ -74,7 +74,7 @@ TEST(Attention, AlibiSlopes) {
   EXPECT_NEAR(attention(input)[0], (4 + 8 * w) / (1 + w), 1e-12);
 }
 
-TEST(Attention, QueryHeadsShareKvHeads) {
+TEST(ReferenceAttention, QueryHeadsShareKvHeads) {
   AttentionInput input = two_cells();
   input.n_q_heads = 4;
   input.n_kv_heads = 2;

@@ -5,7 +5,7 @@
 namespace gtq::reference {
 namespace {
 
-TEST(Half, KnownValues) {
+TEST(ReferenceHalf, KnownValues) {
   EXPECT_EQ(half_to_double(0x0000), 0);
   EXPECT_EQ(half_to_double(0x3C00), 1);
   EXPECT_EQ(half_to_double(0xC000), -2);
@@ -15,7 +15,7 @@ TEST(Half, KnownValues) {
   EXPECT_TRUE(std::isnan(half_to_double(0x7E00)));
 }
 
-TEST(Half, RoundingFindsTheNearestValueAndTiesToEven) {
+TEST(ReferenceHalf, RoundingFindsTheNearestValueAndTiesToEven) {
   for (int bits = 0; bits < 0x7BFF; ++bits) {
     const double low = half_to_double(static_cast<std::uint16_t>(bits));
     const double high = half_to_double(static_cast<std::uint16_t>(bits + 1));

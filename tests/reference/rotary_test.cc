@@ -17,7 +17,7 @@ RopeParams rope_params(RopeMode mode, int n_rot) {
   return params;
 }
 
-TEST(Rotary, PairsAndAngles) {
+TEST(ReferenceRotary, PairsAndAngles) {
   const std::vector<RopeBlock> neox = rope_blocks(16, rope_params(RopeMode::kNeox, 8));
   EXPECT_EQ(neox[1].first, 1);
   EXPECT_EQ(neox[1].second, 5);
@@ -31,7 +31,7 @@ TEST(Rotary, PairsAndAngles) {
   EXPECT_EQ(interleaved[3].second, 7);
 }
 
-TEST(Rotary, QuarterTurn) {
+TEST(ReferenceRotary, QuarterTurn) {
   std::vector<RopeBlock> blocks = rope_blocks(16, rope_params(RopeMode::kNeox, 16));
   for (RopeBlock& block : blocks) block.theta = std::acos(0.0);
   std::vector<double> in(16, 0.0);
@@ -41,7 +41,7 @@ TEST(Rotary, QuarterTurn) {
   EXPECT_NEAR(out[8], 3, 1e-15);
 }
 
-TEST(Rotary, AgreesWithTheLibrary) {
+TEST(ReferenceRotary, AgreesWithTheLibrary) {
   for (const RopeMode mode : {RopeMode::kInterleaved, RopeMode::kNeox}) {
     for (const bool yarn : {false, true}) {
       RopeParams params = rope_params(mode, 64);
