@@ -24,7 +24,7 @@ double true_bits(int head_dim, int bits) {
 
 Budget parse_budget(std::string_view text) {
   if (text.size() != 4 || text[0] != 'k' || !is_width(text[1]) || text[2] != 'v' || !is_width(text[3])) {
-    throw Error(fmt::format("\"{}\" is not a KV budget: write k<1..6>v<1..6>, for example k4v4", text));
+    throw Error(fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4, and not \"{}\"", text));
   }
   return {text[1] - '0', text[3] - '0'};
 }
