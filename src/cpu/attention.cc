@@ -1,0 +1,309 @@
+// Attention of one call: cuts it into work items, prepares their queries, runs the page kernel and merges.
+//
+// A work item is (KV head, range of query rows, share of the pages). The g query heads of the KV head share it:
+// its M = rows * g pairs (row, head) see each page expanded once. When there are too few items for the threads,
+// pages are dealt out among n_splits items: page p belongs to split p mod n_splits, which also balances causal
+// masks. Partial softmax states meet in the workspace and are merged in fixed order.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "cpu/dispatch.h"
+#include "cpu/layer_tables.h"
+
+namespace gtq {
+namespace cpu {
+namespace {
+
+constexpr int kTargetPairs = 192;   // query pairs of a prefill item: queries and sums fit a 512 KiB L2
+constexpr int kMaxLogitPairs = 20;  // more pairs than this: mean keys are added to the key tile
+constexpr int kItemsPerThread = 4;  // splitting stops when every thread has this many items
+constexpr std::size_t kAlign = 64;
+
+static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
+              offsetof(PagePositions::Page, regular) == offsetof(PageStart, regular));
+static_assert(kPageTokens == kPageCells);
+
+// Hands out aligned pieces of the workspace; with a null base it only counts.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<std::byte*>(base)) {}
+
+  template <class T>
+  T* take(std::size_t n) {
+    std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (n * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    return reinterpret_cast<T*>(at);
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+struct Partial {
+  float *row_max, *row_sum, *out;
+};
+
+struct Split {
+  Split(const AttentionCall& call, int n_threads);
+
+  int group;          // query heads per KV head
+  int rows_per_item;  // query rows
+  int n_row_blocks, n_items, n_splits;
+  int pairs;  // capacity of an item
+  bool mean_by_tile;
+};
+
+Split::Split(const AttentionCall& call, int n_threads) {
+  const int n_kv_heads = call.codec->n_kv_heads();
+  group = call.n_q_heads / n_kv_heads;
+  const int n_rows = static_cast<int>(call.n_rows);
+  rows_per_item = std::clamp(kTargetPairs / group, 1, n_rows);
+  n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
+  rows_per_item = (n_rows + n_row_blocks - 1) / n_row_blocks;
+  n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
+  n_items = n_kv_heads * n_row_blocks;
+  pairs = rows_per_item * group;
+  mean_by_tile = pairs > kMaxLogitPairs;
+
+  const std::int64_t n_pages = (call.kv_len + kPageTokens - 1) / kPageTokens;
+  const std::int64_t most =
+      std::min<std::int64_t>(n_pages, (kItemsPerThread * n_threads + n_items - 1) / n_items);
+  n_splits = 1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int s = 1; s <= most; ++s) {
+    const int turns = (n_items * s + n_threads - 1) / n_threads;
+    const double cost = static_cast<double>(turns) / s * (1 + 0.01 * (s - 1));
+    if (cost < least) {
+      least = cost;
+      n_splits = s;
+    }
+  }
+}
+
+Partial take_partial(Carver& carver, const AttentionCall& call, const Split& split) {
+  return {carver.take<float>(split.pairs), carver.take<float>(split.pairs),
+          carver.take<float>(static_cast<std::size_t>(split.pairs) * call.codec->head_dim_v())};
+}
+
+Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
+  std::size_t n_padded = 0, n_basis = 0, n_smooth = 0;
+  for (const auto& head : call.codec->impl().heads) {
+    const MeanByLogit& mean = head->table_set.tables().by_logit;
+    n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
+    n_basis = std::max<std::size_t>(n_basis, mean.n_basis);
+    n_smooth = std::max<std::size_t>(n_smooth, mean.n_smooth);
+  }
+  const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
+  const std::size_t logit_pairs = split.mean_by_tile ? 0 : pairs;
+  Scratch s;
+  s.query = carver.take<float>(pairs * head_dim);
+  s.mean_c = carver.take<float>(kMeans * logit_pairs * 2 * n_padded);
+  s.rotated = carver.take<float>(logit_pairs * (n_basis + 32));
+  s.smooth = carver.take<float>(logit_pairs * (2 * n_smooth + 32));
+  s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
+  s.logits = carver.take<float>(pairs * kPageCells);
+  s.mean0 = carver.take<float>(logit_pairs * kPageCells);
+  s.mask = carver.take<float>(static_cast<std::size_t>(split.rows_per_item) * kPageCells);
+  s.row_scale = carver.take<float>(pairs);
+  s.key_tile = carver.take<float>(head_dim * kHalfPage);
+  s.value_tile = carver.take<float>(2 * kPageCells * kPanel);
+  return s;
+}
+
+struct ThreadSpace {
+  Scratch scratch;
+  Partial partial;
+  float* slopes;
+  float* row;      // one output row before and after the rotation
+  Partial* parts;  // [n_splits]
+};
+
+ThreadSpace take_thread(Carver& carver, const AttentionCall& call, const Split& split) {
+  ThreadSpace space;
+  space.scratch = take_scratch(carver, call, split);
+  space.partial = take_partial(carver, call, split);
+  space.slopes = carver.take<float>(call.n_q_heads);
+  space.row = carver.take<float>(call.codec->head_dim_v());
+  space.parts = carver.take<Partial>(split.n_splits);
+  return space;
+}
+
+std::size_t thread_bytes(const AttentionCall& call, const Split& split) {
+  Carver carver(nullptr);
+  take_thread(carver, call, split);
+  return carver.used();
+}
+
+std::size_t partial_bytes(const AttentionCall& call, const Split& split) {
+  Carver carver(nullptr);
+  take_partial(carver, call, split);
+  return carver.used();
+}
+
+void fill_slopes(const AttentionCall& call, float* slopes) {
+  const int n = call.n_q_heads;
+  int n2 = 1;
+  while (2 * n2 <= n) n2 *= 2;
+  const float m0 = std::exp2(-call.alibi_max_bias / static_cast<float>(n2));
+  const float m1 = std::exp2(-call.alibi_max_bias / 2.0f / static_cast<float>(n2));
+  for (int h = 0; h < n; ++h) {
+    slopes[h] =
+        h < n2 ? std::pow(m0, static_cast<float>(h + 1)) : std::pow(m1, static_cast<float>(2 * (h - n2) + 1));
+  }
+}
+
+// Query of pair m in slot space, and its products with the mean keys.
+void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head, const float* q, int m,
+                  int pairs, bool mean_by_tile, const Scratch& scratch) {
+  const HeadTables& tables = head.table_set.tables();
+  float* query = scratch.query + static_cast<std::size_t>(m) * tables.head_dim_k;
+  head.key_codec.transform_query(q, query);
+  for (int slot = 0; slot < tables.head_dim_k; ++slot) query[slot] *= head.query_gain[slot] * call.sm_scale;
+  if (mean_by_tile) return;
+  const MeanByLogit& mean = tables.by_logit;
+  const int n = mean.n_padded;
+  for (int c = 0; c < kMeans; ++c) {
+    float* re = scratch.mean_c + (static_cast<std::size_t>(c) * pairs + m) * 2 * n;
+    float* im = re + n;
+    for (int i = 0; i < n; ++i) {
+      const float q_re = call.sm_scale * q[mean.first[i]], q_im = call.sm_scale * q[mean.second[i]];
+      const float mu_re = mean.mean_re[c * n + i], mu_im = mean.mean_im[c * n + i];
+      re[i] = q_re * mu_re + q_im * mu_im;
+      im[i] = q_re * mu_im - q_im * mu_re;
+    }
+  }
+}
+
+// Base of query (or output) row r of query head h.
+template <class T>
+T* at(T* base, std::size_t row_stride, std::size_t head_stride, std::int64_t r, int h) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + r * row_stride + h * head_stride);
+}
+
+void run_item(const Kernel& kernel, const AttentionCall& call, const Split& split, const ThreadSpace& space,
+              int item, int part, const Partial& partial) {
+  const int kv_head = item / split.n_row_blocks;
+  const std::int64_t first_row = static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item;
+  const LayerCodec::Impl& codec = call.codec->impl();
+  const LayerCodec::Impl::Head& head = *codec.heads[kv_head];
+  PageJob job{};
+  job.head = &head.table_set.tables();
+  job.key_pages = call.key_pages + head.key_offset;
+  job.value_pages = call.value_pages + head.value_offset;
+  job.key_page_stride = codec.key_page_bytes;
+  job.value_page_stride = codec.value_page_bytes;
+  job.positions = call.positions;
+  job.page_positions = call.page_positions->pages.data();
+  job.kv_len = call.kv_len;
+  job.first_page = part;
+  job.page_step = split.n_splits;
+  job.n_rows = static_cast<int>(std::min<std::int64_t>(split.rows_per_item, call.n_rows - first_row));
+  job.n_heads = split.group;
+  if (call.mask != nullptr) job.mask = at(call.mask, call.mask_row_stride, 0, first_row, 0);
+  job.mask_row_stride = call.mask_row_stride;
+  job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
+  job.logit_softcap = call.logit_softcap;
+  job.mean_by_tile = split.mean_by_tile;
+  job.scratch = space.scratch;
+  job.row_max = partial.row_max;
+  job.row_sum = partial.row_sum;
+  job.out = partial.out;
+  const int pairs = job.n_rows * job.n_heads;
+  for (int m = 0; m < pairs; ++m) {
+    const float* q = at(call.q, call.q_row_stride, call.q_head_stride, first_row + m / split.group,
+                        kv_head * split.group + m % split.group);
+    prepare_pair(call, head, q, m, pairs, split.mean_by_tile, space.scratch);
+  }
+  kernel.attend_pages(job);
+}
+
+// Merges the parts of pair m of an item, adds the sink, leaves the rotated value space.
+void finish_pair(const AttentionCall& call, const Split& split, const Partial* parts, int item, int m,
+                 float* row) {
+  const int kv_head = item / split.n_row_blocks;
+  const int q_head = kv_head * split.group + m % split.group;
+  const std::int64_t r =
+      static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item + m / split.group;
+  const LayerCodec::Impl::Head& head = *call.codec->impl().heads[kv_head];
+  const int head_dim = call.codec->head_dim_v();
+  float top = call.sinks != nullptr ? call.sinks[q_head] : -std::numeric_limits<float>::infinity();
+  for (int s = 0; s < split.n_splits; ++s) top = std::max(top, parts[s].row_max[m]);
+  float sum = call.sinks != nullptr ? std::exp(call.sinks[q_head] - top) : 0.0f;
+  std::fill_n(row, head_dim, 0.0f);
+  for (int s = 0; s < split.n_splits; ++s) {
+    if (parts[s].row_sum[m] == 0.0f) continue;
+    const float weight = std::exp(parts[s].row_max[m] - top);
+    sum += weight * parts[s].row_sum[m];
+    const float* out = parts[s].out + static_cast<std::size_t>(m) * head_dim;
+    for (int i = 0; i < head_dim; ++i) row[i] += weight * out[i];
+  }
+  const float gain = sum > 0.0f ? head.table_set.tables().v_gain / sum : 0.0f;
+  for (int i = 0; i < head_dim; ++i) row[i] *= gain;
+  head.value_codec.untransform(row, at(call.out, call.out_row_stride, call.out_head_stride, r, q_head));
+}
+
+int pairs_of(const AttentionCall& call, const Split& split, int item) {
+  const std::int64_t first_row = static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item;
+  return static_cast<int>(std::min<std::int64_t>(split.rows_per_item, call.n_rows - first_row)) * split.group;
+}
+
+}  // namespace
+
+void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
+                    int thread, int n_threads) {
+  if (call.n_rows <= 0) return;
+  const Split split(call, n_threads);
+  const std::size_t per_thread = thread_bytes(call, split), per_part = partial_bytes(call, split);
+  std::byte* const base = static_cast<std::byte*>(workspace);
+  std::byte* const parts = base + n_threads * per_thread;
+  Carver carver(base + thread * per_thread);
+  const ThreadSpace space = take_thread(carver, call, split);
+  if (call.alibi_max_bias > 0.0f) fill_slopes(call, space.slopes);
+
+  const auto part_of = [&](int item, int s) {
+    Carver part(parts + (static_cast<std::size_t>(item) * split.n_splits + s) * per_part);
+    return take_partial(part, call, split);
+  };
+  const std::int64_t n_units = static_cast<std::int64_t>(split.n_items) * split.n_splits;
+  for (std::int64_t unit = thread; unit < n_units; unit += n_threads) {
+    const int item = static_cast<int>(unit / split.n_splits), s = static_cast<int>(unit % split.n_splits);
+    const Partial partial = split.n_splits == 1 ? space.partial : part_of(item, s);
+    run_item(kernel, call, split, space, item, s, partial);
+    for (int m = 0; split.n_splits == 1 && m < pairs_of(call, split, item); ++m) {
+      finish_pair(call, split, &partial, item, m, space.row);
+    }
+  }
+  if (split.n_splits == 1) return;
+  barrier.wait(n_threads);
+  Partial* const all = space.parts;
+  std::int64_t pair = 0;
+  for (int item = 0; item < split.n_items; ++item) {
+    for (int s = 0; s < split.n_splits; ++s) all[s] = part_of(item, s);
+    for (int m = 0; m < pairs_of(call, split, item); ++m, ++pair) {
+      if (pair % n_threads == thread) finish_pair(call, split, all, item, m, space.row);
+    }
+  }
+}
+
+}  // namespace cpu
+
+std::size_t attention_workspace_bytes(const AttentionCall& call, int n_threads) {
+  if (call.n_rows <= 0) return 0;
+  const cpu::Split split(call, n_threads);
+  const std::size_t n_parts =
+      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
+  return n_threads * cpu::thread_bytes(call, split) + n_parts * cpu::partial_bytes(call, split);
+}
+
+void attention(const AttentionCall& call, void* workspace, SpinBarrier& barrier, int thread, int n_threads) {
+  cpu::attention_with(cpu::active_kernel(), call, workspace, barrier, thread, n_threads);
+}
+
+}  // namespace gtq

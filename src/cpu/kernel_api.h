@@ -1,0 +1,106 @@
+// What a page kernel gets and gives: plain structs only, because every kernel is compiled for its own
+// instruction set and must not share inline functions with the rest of the program.
+//
+// The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
+//   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
+// where level is the codebook on its int8 grid (step and sm_scale are folded into the query) and mean_j is the
+// rotated mean key in slot space. Few rows: the mean part is computed in logit space, from the products
+// c = conj(q) mu of each rope_block ("mean by logit"). Many rows: it is added to the expanded keys ("by tile").
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gtq::cpu {
+
+inline constexpr int kPageCells = 64;
+inline constexpr int kPanel = 16;      // columns of a tile panel: keys of an output, or dims of values
+inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks
+inline constexpr int kHalfPage = 32;
+// A rope_block is smooth when it turns less than this (radians) over half a page: with 16 Chebyshev
+// polynomials the error is below 2e-7 of its magnitude.
+inline constexpr double kSmoothRadians = 4.5;
+
+// Centred rope_blocks of a head, fast ones first, then smooth ones; both lists padded to 16 with zeros.
+struct MeanByLogit {
+  int n_fast, n_smooth;                 // without padding
+  int fast_padded, n_padded;            // fast list, both lists
+  const std::uint16_t *first, *second;  // [n_padded] dims of the rope_block
+  const float *mean_re, *mean_im;       // [2][n_padded]
+  const double* turns;                  // [n_padded] theta / 2 pi
+  int n_basis;                          // rows of `basis`: 2 n_fast (+ 16 when n_smooth > 0)
+  const float* basis;                   // [4 panels][n_basis][16 keys]: cos, then -sin of fast ones, then T_k
+  const float* chebyshev;               // [2 n_smooth][16 k]: coefficients of cos, then of -sin
+};
+
+// All by slot pair: pair p is the rope_block in slots 2 p, 2 p + 1.
+struct MeanByTile {
+  const std::uint8_t* group_centred;  // [n_groups]
+  const float *mean_re, *mean_im;     // [2][n_pairs]
+  const double* turns;                // [n_pairs]
+  const float* cos_sin;               // [4 panels][n_pairs][cos 16 keys, sin 16 keys] of theta * j
+  const float* gain;                  // [2 n_pairs] sign * scale / (4 step): before an unscaled Hadamard
+};
+
+struct HeadTables {
+  int head_dim_k, head_dim_v;
+  const std::uint8_t* widths;         // [head_dim_k / 16]
+  const std::uint32_t* group_offset;  // [head_dim_k / 16]
+  std::size_t half_bytes, key_norm_offset, value_norm_offset;
+  int v_width;
+  float v_gain;                  // v_rms * step of the value codebook
+  const float* key_norms;        // [256] by norm byte
+  const float* value_norms;      // [256]
+  const std::int8_t* levels[7];  // [width] -> codebook levels
+  MeanByLogit by_logit;
+  MeanByTile by_tile;
+};
+
+struct PageStart {
+  std::int32_t start;
+  bool regular;
+};
+
+// Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
+struct Scratch {
+  float* query;       // [M][head_dim_k] transformed, scaled                        (in)
+  float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, by logit only)
+  float* rotated;     // [M][n_basis + 32]
+  float* smooth;      // [M][2 n_smooth + 32]
+  float* phase;       // [2][n_padded] cos, sin of the page
+  float* logits;      // [M][64]
+  float* mean0;       // [M][64]
+  float* mask;        // [rows_capacity][64]
+  float* row_scale;   // [M]
+  float* key_tile;    // [2 panels][head_dim_k][16]
+  float* value_tile;  // [2 panels][64][16]
+};
+
+// One work item: some query rows, all query heads of one KV head, every `page_step`-th page.
+struct PageJob {
+  const HeadTables* head;
+  const std::uint8_t* key_pages;  // this KV head in page 0
+  const std::uint8_t* value_pages;
+  std::size_t key_page_stride, value_page_stride;
+  const std::int32_t* positions;  // [kv_len]
+  const void* page_positions;     // PagePositions::Page[]
+  std::int64_t kv_len;
+  std::int64_t first_page, page_step;
+
+  int n_rows, n_heads;          // m = row * n_heads + head
+  const std::uint16_t* mask;    // of the first row, or null
+  std::size_t mask_row_stride;  // bytes
+  const float* slopes;          // [n_heads] or null
+  float logit_softcap;
+  bool mean_by_tile;
+
+  Scratch scratch;
+  // Softmax state, set by the kernel: out = sum_j exp(logit_j - row_max) v_j in rotated value space.
+  float* row_max;  // [M] -inf when nothing was attended
+  float* row_sum;  // [M]
+  float* out;      // [M][head_dim_v]
+};
+
+using PageKernel = void (*)(const PageJob& job);
+
+}  // namespace gtq::cpu

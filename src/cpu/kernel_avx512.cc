@@ -1,0 +1,21 @@
+// Page kernel for x86-64-v4 (AVX-512 F, BW, VL, DQ); the flags are in targets.cmake.
+#include "cpu/kernel_api.h"
+#include "cpu/kernels.h"
+
+#if defined(__AVX512F__)
+namespace gtq::cpu {
+namespace {
+
+#include "cpu/kernel_simd.inc.h"
+// (order matters)
+#include "cpu/kernel_expand.inc.h"
+#include "cpu/kernel_gemm.inc.h"
+#include "cpu/kernel_mean.inc.h"
+#include "cpu/kernel_page.inc.h"
+
+}  // namespace
+
+void attend_pages_avx512(const PageJob& job) { attend_pages(job); }
+
+}  // namespace gtq::cpu
+#endif

@@ -1,0 +1,174 @@
+// Expansion of one unit (page_layout.h) to floats: codebook levels of 8 outputs, each as 4 rows of a 16-column
+// panel. Outputs 0..3 go to `low`, 4..7 to `high`, 16 rows each:
+//
+//   lane c of word w  ->  byte i of output o = code  ->  row 4 (o % 4) + i, column c
+//
+// Where a register holds the codebook as floats, a code is looked up by one lane permutation of floats, whose
+// index may have anything above the code; wider codebooks go through byte tables of 16 entries.
+
+#if defined(__AVX2__)
+constexpr bool kPermutesFloats = true;
+#else
+constexpr bool kPermutesFloats = false;
+#endif
+#if defined(__SSSE3__) || defined(__aarch64__)
+constexpr bool kPermutesBytes = true;
+#else
+constexpr bool kPermutesBytes = false;
+#endif
+
+constexpr std::uint32_t bytes_of(std::uint32_t byte) { return byte * 0x01010101u; }
+
+// Codes of 8 outputs of one vector of lanes; garbage above the code where no bits had to be joined.
+template <int W>
+GTQ_INLINE void split_words(const vu (&w)[W], vu (&o)[8]) {
+  if constexpr (W == 1 || W == 2 || W == 4) {
+    constexpr int kPerByte = 8 / W;
+    GTQ_UNROLL
+    for (int i = 0; i < 8; ++i) o[i] = w[i / kPerByte] >> (W * (i % kPerByte));
+  } else if constexpr (W == 3) {
+    GTQ_UNROLL
+    for (int i = 0; i < 6; ++i) o[i] = w[i / 2] >> (3 * (i % 2));
+    o[6] = (w[0] >> 6 & bytes_of(3)) | (w[2] >> 4 & bytes_of(4));
+    o[7] = (w[1] >> 6 & bytes_of(3)) | (w[2] >> 5 & bytes_of(4));
+  } else if constexpr (W == 5) {
+    GTQ_UNROLL
+    for (int i = 0; i < 5; ++i) o[i] = w[i];
+    o[5] = (w[0] >> 5 & bytes_of(7)) | (w[3] >> 2 & bytes_of(24));
+    o[6] = (w[1] >> 5 & bytes_of(7)) | (w[4] >> 2 & bytes_of(24));
+    o[7] = (w[2] >> 5 & bytes_of(7)) | (w[3] >> 4 & bytes_of(8)) | (w[4] >> 3 & bytes_of(16));
+  } else {
+    GTQ_UNROLL
+    for (int i = 0; i < 6; ++i) o[i] = w[i];
+    GTQ_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      o[6 + i] = (w[3 * i] >> 6 & bytes_of(3)) | (w[3 * i + 1] >> 4 & bytes_of(12)) |
+                 (w[3 * i + 2] >> 2 & bytes_of(48));
+    }
+  }
+}
+
+// Codebook as floats in one register (repeated to fill it) or in two.
+template <int W>
+struct FloatTable {
+  static constexpr int kParts = (1 << W) > kLanes ? (1 << W) / kLanes : 1;
+  vf part[kParts];
+
+  explicit FloatTable(const std::int8_t* levels) {
+    for (int i = 0; i < kParts * kLanes; ++i) part[i / kLanes][i % kLanes] = levels[i % (1 << W)];
+  }
+  GTQ_INLINE vf look_up(const vf (&table)[kParts], vu index) {
+    const vf low = __builtin_shuffle(table[0], reinterpret_cast<vi>(index));
+    if constexpr (kParts == 1) {
+      return low;
+    } else {
+      const vf high = __builtin_shuffle(table[1], reinterpret_cast<vi>(index));
+      return reinterpret_cast<vi>(index << (32 - W)) < 0 ? high : low;
+    }
+  }
+  GTQ_INLINE void rows(const FloatTable& table, vu codes, vf (&out)[4]) {
+    GTQ_UNROLL
+    for (int i = 0; i < 4; ++i) out[i] = look_up(table.part, codes >> (8 * i));
+  }
+};
+
+// Codebook as bytes, in 1, 2 or 4 tables of 16.
+template <int W>
+struct ByteTable {
+  static constexpr int kParts = W <= 4 ? 1 : (1 << W) / 16;
+  v16b part[kParts];
+
+  explicit ByteTable(const std::int8_t* levels) {
+    for (int i = 0; i < kParts * 16; ++i) part[i / 16][i % 16] = levels[i % (1 << W)];
+  }
+  GTQ_INLINE v16b look_up(const v16b (&table)[kParts], v16b index) {
+    if constexpr (kParts == 1) {
+      return __builtin_shuffle(table[0], index);
+    } else if constexpr (kParts == 2) {
+      return __builtin_shuffle(table[0], table[1], index);
+    } else {
+      const v16b low = __builtin_shuffle(table[0], table[1], index);
+      const v16b high = __builtin_shuffle(table[2], table[3], index);
+      return (index & 32) != 0 ? high : low;
+    }
+  }
+  GTQ_INLINE void rows(const ByteTable& table, vu codes, vf (&out)[4]) {
+    v16b piece[kLanes / 4];
+    __builtin_memcpy(piece, &codes, sizeof(codes));
+    GTQ_UNROLL
+    for (int i = 0; i < kLanes / 4; ++i) piece[i] = look_up(table.part, piece[i]);
+    vi level;
+    __builtin_memcpy(&level, piece, sizeof(level));
+    GTQ_UNROLL
+    for (int i = 0; i < 4; ++i) out[i] = __builtin_convertvector(level << (24 - 8 * i) >> 24, vf);
+  }
+};
+
+// For instruction sets without a byte permutation.
+template <int W>
+struct ScalarTable {
+  const std::int8_t* levels;
+
+  explicit ScalarTable(const std::int8_t* all) : levels(all) {}
+  GTQ_INLINE void rows(const ScalarTable& table, vu codes, vf (&out)[4]) {
+    std::uint8_t code[4 * kLanes];
+    __builtin_memcpy(code, &codes, sizeof(code));
+    float level[4][kLanes];
+    for (int i = 0; i < 4 * kLanes; ++i) level[i % 4][i / 4] = table.levels[code[i] & ((1u << W) - 1)];
+    for (int i = 0; i < 4; ++i) out[i] = load<vf>(level[i]);
+  }
+};
+
+template <bool kFirst, class T, class F>
+struct Choose {
+  using Type = T;
+};
+template <class T, class F>
+struct Choose<false, T, F> {
+  using Type = F;
+};
+template <int W>
+using TableOf = typename Choose<kPermutesFloats && (1 << W) <= 2 * kLanes, FloatTable<W>,
+                                typename Choose<kPermutesBytes, ByteTable<W>, ScalarTable<W>>::Type>::Type;
+
+// `prefetch` is the same unit of the page that comes next.
+template <int W>
+void expand_unit(const std::int8_t* levels, const std::uint8_t* unit, const std::uint8_t* prefetch,
+                 float* __restrict low, float* __restrict high) {
+  const TableOf<W> table(levels);
+  for (int i = 0; i < W; ++i) __builtin_prefetch(prefetch + 64 * i, 0, 2);
+  for (int chunk = 0; chunk < kVecs; ++chunk) {
+    vu words[W];
+    GTQ_UNROLL
+    for (int w = 0; w < W; ++w) words[w] = load<vu>(unit + 64 * w + 4 * kLanes * chunk);
+    vu outputs[8];
+    split_words<W>(words, outputs);
+    GTQ_UNROLL
+    for (int o = 0; o < 8; ++o) {
+      float* to = (o < 4 ? low : high) + 4 * kPanel * (o % 4) + kLanes * chunk;
+      vf rows[4];
+      TableOf<W>::rows(table, outputs[o], rows);
+      GTQ_UNROLL
+      for (int i = 0; i < 4; ++i) store(to + kPanel * i, rows[i]);
+    }
+  }
+}
+
+void expand(int width, const HeadTables& head, const std::uint8_t* unit, const std::uint8_t* prefetch,
+            float* low, float* high) {
+  const std::int8_t* levels = head.levels[width];
+  switch (width) {
+    case 1:
+      return expand_unit<1>(levels, unit, prefetch, low, high);
+    case 2:
+      return expand_unit<2>(levels, unit, prefetch, low, high);
+    case 3:
+      return expand_unit<3>(levels, unit, prefetch, low, high);
+    case 4:
+      return expand_unit<4>(levels, unit, prefetch, low, high);
+    case 5:
+      return expand_unit<5>(levels, unit, prefetch, low, high);
+    default:
+      return expand_unit<6>(levels, unit, prefetch, low, high);
+  }
+}

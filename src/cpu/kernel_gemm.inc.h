@@ -1,0 +1,92 @@
+// c[m][16 p + n] (+)= sum_k a[m][k] * b[panel p][k][n], f32: accumulators stay in registers, one row of a panel
+// is loaded and one number of `a` broadcast per row. Panels are the outer loop, so a panel stays in L1 while
+// all rows pass.
+
+enum class Store { kSet, kAddColumnScaled, kRowScaleAdd };
+
+struct Gemm {
+  int n_rows, n_panels, k;
+  const float* a;
+  std::size_t a_stride;
+  const float* b;
+  std::size_t panel_stride;
+  float* c;
+  std::size_t c_stride;
+  const float* scale;  // of columns: c += acc * scale[n]; of rows: c = c * scale[m] + acc
+};
+
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 12;
+#elif defined(__AVX__) || defined(__aarch64__)
+constexpr int kMaxRows = 6;
+#else
+constexpr int kMaxRows = 3;
+#endif
+
+template <int R, int P, Store S>
+void gemm_block(const Gemm& g, int row, int panel) {
+  const float* __restrict a = g.a + row * g.a_stride;
+  const float* __restrict b = g.b + panel * g.panel_stride;
+  const std::size_t a_stride = g.a_stride, panel_stride = g.panel_stride;
+  vf acc[R][P * kVecs] = {};
+  for (int k = 0; k < g.k; ++k) {
+    vf column[P * kVecs];
+    GTQ_UNROLL
+    for (int v = 0; v < P * kVecs; ++v) {
+      column[v] = load<vf>(b + v / kVecs * panel_stride + v % kVecs * kLanes);
+    }
+    GTQ_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const vf x = splat(a[r * a_stride]);
+      GTQ_UNROLL
+      for (int v = 0; v < P * kVecs; ++v) acc[r][v] += x * column[v];
+    }
+    ++a;
+    b += kPanel;
+  }
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    float* c = g.c + (row + r) * g.c_stride + panel * kPanel;
+    GTQ_UNROLL
+    for (int v = 0; v < P * kVecs; ++v) {
+      vf result = acc[r][v];
+      if constexpr (S == Store::kAddColumnScaled) {
+        result = load<vf>(c + v * kLanes) + result * load<vf>(g.scale + panel * kPanel + v * kLanes);
+      } else if constexpr (S == Store::kRowScaleAdd) {
+        result += load<vf>(c + v * kLanes) * g.scale[row + r];
+      }
+      store(c + v * kLanes, result);
+    }
+  }
+}
+
+template <int R, Store S>
+void gemm_rows(const Gemm& g, int row, int panel, int n_panels) {
+  if constexpr (2 * R <= kMaxRows) {
+    if (n_panels == 2) return gemm_block<R, 2, S>(g, row, panel);
+  }
+  for (int p = 0; p < n_panels; ++p) gemm_block<R, 1, S>(g, row, panel + p);
+}
+
+template <Store S, int R = kMaxRows>
+void gemm_dispatch(const Gemm& g, int n, int row, int panel, int n_panels) {
+  if constexpr (R > 1) {
+    if (n < R) return gemm_dispatch<S, R - 1>(g, n, row, panel, n_panels);
+  }
+  gemm_rows<R, S>(g, row, panel, n_panels);
+}
+
+template <Store S>
+void gemm(const Gemm& g) {
+  if (g.n_rows <= 0) return;
+  const int n_blocks = (g.n_rows + kMaxRows - 1) / kMaxRows;
+  const int rows = g.n_rows / n_blocks, extra = g.n_rows % n_blocks;  // the first `extra` blocks have one more
+  for (int panel = 0; panel < g.n_panels; panel += 2) {
+    const int n_panels = g.n_panels - panel < 2 ? g.n_panels - panel : 2;
+    for (int i = 0, row = 0; i < n_blocks; ++i) {
+      const int n = rows + (i < extra ? 1 : 0);
+      gemm_dispatch<S>(g, n, row, panel, n_panels);
+      row += n;
+    }
+  }
+}

@@ -1,0 +1,149 @@
+// The mean-key part of the logits, q^T R_t mu_c, exact in f32 (kernel_api.h; docs/architecture.md).
+
+struct PageView {
+  std::int64_t page;
+  PageStart start;
+  int n_cells;
+  alignas(64) float blank[kPageCells];  // 0 for occupied cells, -inf for empty ones
+  alignas(64) float key_norm[kPageCells];
+  alignas(64) float value_norm[kPageCells];
+  alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
+  bool any_mean[2];
+  int row_begin, row_end;  // query rows that attend some cell of the page
+};
+
+// cos and sin of theta_i * position for n rope_blocks, n a multiple of 16.
+void phases(const double* turns, double position, int n, float* cos_out, float* sin_out) {
+  for (int i = 0; i < n; i += kLanes) {
+    alignas(64) float f[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) f[lane] = reduced_turns(turns[i + lane], position);
+    vf c, s;
+    cos_sin_turns(load<vf>(f), &c, &s);
+    store(cos_out + i, c);
+    store(sin_out + i, s);
+  }
+}
+
+// re + i im = c * (cos + i sin) for n rope_blocks; `im` may overlap the padding at the end of `re`.
+void rotate_products(const float* c_re, const float* c_im, const float* cosine, const float* sine, int n,
+                     float* re, float* im) {
+  for (int i = 0; i < n; i += kLanes) {
+    store(re + i, load<vf>(c_re + i) * load<vf>(cosine + i) - load<vf>(c_im + i) * load<vf>(sine + i));
+  }
+  for (int i = 0; i < n; i += kLanes) {
+    store(im + i, load<vf>(c_re + i) * load<vf>(sine + i) + load<vf>(c_im + i) * load<vf>(cosine + i));
+  }
+}
+
+// out[m][64 keys] of a regular page for mean index c: c_i rotated to the page, then times the constant basis.
+void mean_logits(const PageJob& job, int c, int m0, int m1, float* out) {
+  const MeanByLogit& mean = job.head->by_logit;
+  const Scratch& s = job.scratch;
+  const int n_padded = mean.n_padded, n_smooth = mean.n_smooth, fast_padded = mean.fast_padded;
+  const std::size_t rotated_stride = mean.n_basis + 32, smooth_stride = 2 * n_smooth + 32;
+  const float *cosine = s.phase, *sine = s.phase + n_padded;
+  const std::size_t n_all = static_cast<std::size_t>(job.n_rows) * job.n_heads;
+  for (int m = m0; m < m1; ++m) {
+    const float* re = s.mean_c + (c * n_all + m) * 2 * n_padded;
+    const float* im = re + n_padded;
+    float* fast = s.rotated + m * rotated_stride;
+    rotate_products(re, im, cosine, sine, fast_padded, fast, fast + mean.n_fast);
+    float* smooth = s.smooth + m * smooth_stride;
+    rotate_products(re + fast_padded, im + fast_padded, cosine + fast_padded, sine + fast_padded,
+                    n_padded - fast_padded, smooth, smooth + n_smooth);
+  }
+  if (n_smooth > 0) {
+    gemm<Store::kSet>({m1 - m0, 1, 2 * n_smooth, s.smooth + m0 * smooth_stride, smooth_stride, mean.chebyshev,
+                       0, s.rotated + m0 * rotated_stride + 2 * mean.n_fast, rotated_stride, nullptr});
+  }
+  gemm<Store::kSet>({m1 - m0, kPageCells / kPanel, mean.n_basis, s.rotated + m0 * rotated_stride,
+                     rotated_stride, mean.basis, static_cast<std::size_t>(mean.n_basis) * kPanel,
+                     out + m0 * kPageCells, kPageCells, nullptr});
+}
+
+void add_mean_by_logit(const PageJob& job, const PageView& view, int m0, int m1) {
+  const MeanByLogit& mean = job.head->by_logit;
+  const Scratch& s = job.scratch;
+  const double start = view.start.start;
+  phases(mean.turns, start, mean.fast_padded, s.phase, s.phase + mean.n_padded);
+  phases(mean.turns + mean.fast_padded, start + (kPageCells - 1) / 2.0, mean.n_padded - mean.fast_padded,
+         s.phase + mean.fast_padded, s.phase + mean.n_padded + mean.fast_padded);
+  mean_logits(job, view.any_mean[1] ? 1 : 0, m0, m1, s.logits);
+  if (!view.any_mean[0] || !view.any_mean[1] || mean.n_padded == 0) return;
+  mean_logits(job, 0, m0, m1, s.mean0);
+  for (int m = m0; m < m1; ++m) {
+    float* logits = s.logits + m * kPageCells;
+    for (int j = 0; j < kPageCells; j += kLanes) {
+      const vf both =
+          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(logits + j);
+      store(logits + j, both);
+    }
+  }
+}
+
+GTQ_INLINE void hadamard16(vf (&x)[16]) {
+  GTQ_UNROLL
+  for (int half = 1; half < 16; half *= 2) {
+    GTQ_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      if ((i & half) != 0) continue;
+      const vf a = x[i], b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+  }
+}
+
+// Angles of kLanes keys for slot pair p: the page's phase times the table, or exactly from each position.
+GTQ_INLINE void key_angles(const PageJob& job, const PageView& view, int p, int n_pairs, int cell, vf* c,
+                           vf* s) {
+  const MeanByTile& mean = job.head->by_tile;
+  if (view.start.regular) {
+    const float* table =
+        mean.cos_sin + (static_cast<std::size_t>(cell / kPanel) * n_pairs + p) * 2 * kPanel + cell % kPanel;
+    const vf tc = load<vf>(table), ts = load<vf>(table + kPanel);
+    const float pc = job.scratch.phase[p], ps = job.scratch.phase[n_pairs + p];
+    *c = tc * pc - ts * ps;
+    *s = ts * pc + tc * ps;
+    return;
+  }
+  alignas(64) float f[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int j = cell + lane;
+    const std::int32_t position = j < view.n_cells ? job.positions[view.page * kPageCells + j] : 0;
+    f[lane] = reduced_turns(mean.turns[p], position);
+  }
+  cos_sin_turns(load<vf>(f), c, s);
+}
+
+// tile = norm * tile + rotated mean, for the 32 keys of a half page (2 panels of [head_dim_k][16]).
+void finish_tile(const PageJob& job, const PageView& view, int half, float* tile) {
+  const HeadTables& head = *job.head;
+  const MeanByTile& mean = head.by_tile;
+  const int n_pairs = head.head_dim_k / 2;
+  for (int at = 0; at < kHalfPage; at += kLanes) {
+    const int cell = half * kHalfPage + at;
+    const vf norm = load<vf>(view.key_norm + cell);
+    const vi first = load<vi>(view.first_mean + cell);
+    float* column = tile + static_cast<std::size_t>(at / kPanel) * head.head_dim_k * kPanel + at % kPanel;
+    for (int g = 0; g < head.head_dim_k / 16; ++g, column += 16 * kPanel) {
+      if (mean.group_centred[g] == 0) {
+        for (int i = 0; i < 16; ++i) store(column + i * kPanel, norm * load<vf>(column + i * kPanel));
+        continue;
+      }
+      vf x[16];
+      for (int i = 0; i < 8; ++i) {
+        const int p = 8 * g + i;
+        vf c, s;
+        key_angles(job, view, p, n_pairs, cell, &c, &s);
+        const vf re = first != 0 ? splat(mean.mean_re[p]) : splat(mean.mean_re[n_pairs + p]);
+        const vf im = first != 0 ? splat(mean.mean_im[p]) : splat(mean.mean_im[n_pairs + p]);
+        x[2 * i] = (re * c - im * s) * mean.gain[2 * p];
+        x[2 * i + 1] = (re * s + im * c) * mean.gain[2 * p + 1];
+      }
+      hadamard16(x);
+      GTQ_UNROLL
+      for (int i = 0; i < 16; ++i) store(column + i * kPanel, norm * load<vf>(column + i * kPanel) + x[i]);
+    }
+  }
+}

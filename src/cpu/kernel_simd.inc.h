@@ -1,0 +1,110 @@
+// Vectors as wide as the registers of the instruction set that this translation unit is compiled for, in terms
+// of the compiler's vector extension. Included inside the unnamed namespace of one kernel file; so are the
+// other .inc.h files, which is why none has an include guard or includes anything.
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+constexpr int kVecs = kPanel / kLanes;          // vectors of a panel row
+constexpr int kPageVecs = kPageCells / kLanes;  // vectors of a row of logits
+
+#define GTQ_VECTOR(type, n) type __attribute__((vector_size(n * sizeof(type)), may_alias))
+using vf = GTQ_VECTOR(float, kLanes);
+using vi = GTQ_VECTOR(std::int32_t, kLanes);
+using vu = GTQ_VECTOR(std::uint32_t, kLanes);
+using vh = GTQ_VECTOR(std::uint16_t, kLanes);
+using v16b = GTQ_VECTOR(std::int8_t, 16);
+#undef GTQ_VECTOR
+#define GTQ_INLINE static inline __attribute__((always_inline))
+#define GTQ_UNROLL _Pragma("GCC unroll 16")
+
+template <class V>
+GTQ_INLINE V load(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V>
+GTQ_INLINE void store(void* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+GTQ_INLINE vf splat(float x) { return vf{} + x; }
+GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+
+GTQ_INLINE float lane_max(vf v) {
+  float best = v[0];
+  GTQ_UNROLL
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+GTQ_INLINE float lane_sum(vf v) {
+  float sum = v[0];
+  GTQ_UNROLL
+  for (int i = 1; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+// e^x for |x| <= 87, clamped outside. Relative error below 2e-7.
+GTQ_INLINE vf exp_clamped(vf x) {
+  x = min(max(x, splat(-87.0f)), splat(87.0f));
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  const vf shifted = x * 1.44269504f + kRound;
+  const vf n = shifted - kRound;
+  const vf r = x - n * 0.693145752f - n * 1.42860677e-6f;
+  vf p = splat(1.0f / 720);
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const vu exponent = (reinterpret_cast<vu>(shifted) << 23) + 0x3f800000u;
+  return p * reinterpret_cast<vf>(exponent);
+}
+// e^x for x <= 0, 0 where it is below 1e-37.
+GTQ_INLINE vf exp_nonpositive(vf x) { return x < -86.0f ? vf{} : exp_clamped(x); }
+GTQ_INLINE vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_clamped(2.0f * x) + 1.0f); }
+
+// cos and sin of a full turn times f, f in [-0.5, 0.5], absolute error below 3e-7: Taylor series of half the
+// angle, then doubled.
+GTQ_INLINE void cos_sin_turns(vf f, vf* cos_out, vf* sin_out) {
+  const vf y = f * 3.14159265f;
+  const vf z = y * y;
+  vf s = splat(1.0f / 6227020800.0f);
+  s = s * z - 1.0f / 39916800;
+  s = s * z + 1.0f / 362880;
+  s = s * z - 1.0f / 5040;
+  s = s * z + 1.0f / 120;
+  s = s * z - 1.0f / 6;
+  s = y + y * z * s;
+  vf c = splat(-1.0f / 87178291200.0f);
+  c = c * z + 1.0f / 479001600;
+  c = c * z - 1.0f / 3628800;
+  c = c * z + 1.0f / 40320;
+  c = c * z - 1.0f / 720;
+  c = c * z + 1.0f / 24;
+  c = c * z - 0.5f;
+  c = c * z + 1.0f;
+  *sin_out = 2.0f * s * c;
+  *cos_out = 1.0f - 2.0f * s * s;
+}
+
+// turns * position reduced to [-0.5, 0.5] in double.
+GTQ_INLINE float reduced_turns(double turns, double position) {
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  const double t = turns * position;
+  return static_cast<float>(t - ((t + kRound) - kRound));
+}
+
+GTQ_INLINE vf half_to_float(vh half) {
+  const vu h = __builtin_convertvector(half, vu);
+  const vf magnitude = reinterpret_cast<vf>((h & 0x7fffu) << 13) * 5.192296858534828e33f;  // 2^112
+  const vu finite = reinterpret_cast<vu>(magnitude);
+  const vu bits = (h & 0x7c00u) == 0x7c00u ? vu{} + 0x7f800000u : finite;
+  return reinterpret_cast<vf>(bits | (h & 0x8000u) << 16);
+}

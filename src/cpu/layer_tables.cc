@@ -1,0 +1,153 @@
+#include "cpu/layer_tables.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace gtq::cpu {
+namespace {
+
+constexpr int kMinSmooth = 12;  // below this number of smooth rope_blocks polynomials cost more than they save
+
+int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Chebyshev coefficients of f on [-1, 1].
+template <class F>
+void fit_chebyshev(F f, float sign, float* out) {
+  constexpr int kNodes = 64;
+  for (int k = 0; k < kChebyshev; ++k) {
+    double sum = 0;
+    for (int n = 0; n < kNodes; ++n) {
+      const double angle = std::numbers::pi * (n + 0.5) / kNodes;
+      sum += f(std::cos(angle)) * std::cos(k * angle);
+    }
+    out[k] = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
+  }
+}
+
+// Position of cell j of a page on [-1, 1].
+double page_coordinate(int j) { return (2.0 * j - (kPageCells - 1)) / (kPageCells - 1); }
+
+constexpr double kHalfSpan = (kPageCells - 1) / 2.0;
+
+}  // namespace
+
+HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPageLayout& keys,
+                           const ValuePageLayout& values) {
+  HeadTables& t = tables_;
+  t.head_dim_k = plan.head_dim_k;
+  t.head_dim_v = plan.head_dim_v;
+  t.widths = keys.widths.data();
+  t.group_offset = keys.group_offset.data();
+  t.half_bytes = keys.half_bytes;
+  t.key_norm_offset = keys.norm_offset;
+  t.value_norm_offset = values.norm_offset;
+  t.v_width = plan.v_width;
+  t.v_gain = plan.v_rms * codebook_step(plan.v_width);
+  norms_.resize(512);
+  for (int i = 0; i < 256; ++i) {
+    norms_[i] = key_norm(static_cast<std::uint8_t>(i));
+    norms_[256 + i] = value_norm(static_cast<std::uint8_t>(i));
+  }
+  t.key_norms = norms_.data();
+  t.value_norms = norms_.data() + 256;
+  for (int width = kMinWidth; width <= kMaxWidth; ++width) t.levels[width] = codebook_levels(width);
+  build_by_logit(plan, rope);
+  build_by_tile(plan, rope);
+}
+
+void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
+  std::vector<int> fast, smooth;
+  for (int i = 0; i < rope.n_blocks(); ++i) {
+    if (plan.centred[i] == 0) continue;
+    (std::abs(rope.theta(i)) * kHalfSpan < kSmoothRadians ? smooth : fast).push_back(i);
+  }
+  if (static_cast<int>(smooth.size()) < kMinSmooth) {
+    fast.insert(fast.end(), smooth.begin(), smooth.end());
+    smooth.clear();
+  }
+  const int n_fast = static_cast<int>(fast.size()), n_smooth = static_cast<int>(smooth.size());
+  const int fast_padded = round_up(n_fast, kPanel), n_padded = fast_padded + round_up(n_smooth, kPanel);
+  logit_dims_.assign(2 * n_padded, 0);
+  logit_means_.assign(4 * n_padded, 0.0f);
+  logit_turns_.assign(n_padded, 0.0);
+  for (int n = 0; n < n_fast + n_smooth; ++n) {
+    const int block = n < n_fast ? fast[n] : smooth[n - n_fast];
+    const int at = n < n_fast ? n : fast_padded + n - n_fast;
+    const int dims[2] = {rope.first(block), rope.second(block)};
+    for (int r = 0; r < 2; ++r) {
+      logit_dims_[r * n_padded + at] = static_cast<std::uint16_t>(dims[r]);
+      for (int c = 0; c < kMeans; ++c) {
+        logit_means_[(2 * r + c) * n_padded + at] = plan.mean_keys[c * plan.head_dim_k + dims[r]];
+      }
+    }
+    logit_turns_[at] = rope.theta(block) / (2 * std::numbers::pi);
+  }
+
+  const int n_basis = 2 * n_fast + (n_smooth > 0 ? kChebyshev : 0);
+  basis_.resize(static_cast<std::size_t>(n_basis) * kPageCells);
+  for (int j = 0; j < kPageCells; ++j) {
+    float* column = &basis_[static_cast<std::size_t>(j / kPanel) * n_basis * kPanel + j % kPanel];
+    for (int n = 0; n < n_fast; ++n) {
+      column[n * kPanel] = static_cast<float>(std::cos(rope.theta(fast[n]) * j));
+      column[(n_fast + n) * kPanel] = static_cast<float>(-std::sin(rope.theta(fast[n]) * j));
+    }
+    for (int k = 0; n_smooth > 0 && k < kChebyshev; ++k) {
+      const double u = page_coordinate(j);
+      column[(2 * n_fast + k) * kPanel] = static_cast<float>(std::cos(k * std::acos(u)));
+    }
+  }
+  chebyshev_.resize(static_cast<std::size_t>(2 * n_smooth) * kChebyshev);
+  for (int n = 0; n < n_smooth; ++n) {
+    const double phi = rope.theta(smooth[n]) * kHalfSpan;
+    fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, &chebyshev_[n * kChebyshev]);
+    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f,
+                  &chebyshev_[(n_smooth + n) * kChebyshev]);
+  }
+  tables_.by_logit = {n_fast,
+                      n_smooth,
+                      fast_padded,
+                      n_padded,
+                      logit_dims_.data(),
+                      logit_dims_.data() + n_padded,
+                      logit_means_.data(),
+                      logit_means_.data() + 2 * n_padded,
+                      logit_turns_.data(),
+                      n_basis,
+                      basis_.data(),
+                      chebyshev_.data()};
+}
+
+void HeadTableSet::build_by_tile(const HeadPlan& plan, const Rope& rope) {
+  const int n_pairs = rope.n_blocks();
+  std::vector<int> block_of(plan.head_dim_k);
+  for (int i = 0; i < n_pairs; ++i) block_of[rope.first(i)] = block_of[rope.second(i)] = i;
+  tile_turns_.resize(n_pairs);
+  tile_means_.assign(4 * n_pairs, 0.0f);
+  cos_sin_.resize(static_cast<std::size_t>(n_pairs) * 2 * kPageCells);
+  gain_.resize(plan.head_dim_k);
+  group_centred_.assign(plan.head_dim_k / kGroupDims, 0);
+  for (int p = 0; p < n_pairs; ++p) {
+    const int block = block_of[plan.dims[2 * p]];
+    const double theta = rope.theta(block);
+    tile_turns_[p] = theta / (2 * std::numbers::pi);
+    if (plan.centred[block] != 0) group_centred_[2 * p / kGroupDims] = 1;
+    for (int r = 0; r < 2; ++r) {
+      for (int c = 0; c < kMeans && plan.centred[block] != 0; ++c) {
+        tile_means_[(2 * r + c) * n_pairs + p] = plan.mean_keys[c * plan.head_dim_k + plan.dims[2 * p + r]];
+      }
+      const int slot = 2 * p + r;
+      gain_[slot] =
+          rotation_sign(0, slot) * plan.scale[slot] / (4.0f * codebook_step(plan.widths[slot / kGroupDims]));
+    }
+    for (int j = 0; j < kPageCells; ++j) {
+      float* at = &cos_sin_[(static_cast<std::size_t>(j / kPanel) * n_pairs + p) * 2 * kPanel + j % kPanel];
+      at[0] = static_cast<float>(std::cos(theta * j));
+      at[kPanel] = static_cast<float>(std::sin(theta * j));
+    }
+  }
+  tables_.by_tile = {group_centred_.data(), tile_means_.data(), tile_means_.data() + 2 * n_pairs,
+                     tile_turns_.data(),    cos_sin_.data(),    gain_.data()};
+}
+
+}  // namespace gtq::cpu

@@ -1,0 +1,153 @@
+#include "cpu/page_layout.h"
+
+#include <array>
+#include <cstring>
+
+#include "codec/bits.h"
+#include "gtq/allocation.h"
+#include "gtq/attention.h"
+
+namespace gtq::cpu {
+namespace {
+
+// Some bits of an output: bits [code_shift, code_shift + n_bits) of the code stand at bit `shift` of `word`.
+struct Part {
+  std::uint8_t word, shift, code_shift, n_bits;
+};
+
+struct Output {
+  std::array<Part, 3> parts;
+  int n_parts;
+};
+
+constexpr Output one_part(int word, int shift, int width) {
+  return {{{{static_cast<std::uint8_t>(word), static_cast<std::uint8_t>(shift), 0,
+             static_cast<std::uint8_t>(width)}}},
+          1};
+}
+
+constexpr Output output_of(int width, int o) {
+  const auto u8 = [](int x) { return static_cast<std::uint8_t>(x); };
+  switch (width) {
+    case 3:
+      if (o < 6) return one_part(o / 2, 3 * (o % 2), 3);
+      return {{{{u8(o - 6), 6, 0, 2}, {2, u8(o), 2, 1}}}, 2};
+    case 5:
+      if (o < 5) return one_part(o, 0, 5);
+      if (o < 7) return {{{{u8(o - 5), 5, 0, 3}, {u8(o - 2), 5, 3, 2}}}, 2};
+      return {{{{2, 5, 0, 3}, {3, 7, 3, 1}, {4, 7, 4, 1}}}, 3};
+    case 6:
+      if (o < 6) return one_part(o, 0, 6);
+      return {{{{u8(3 * (o - 6)), 6, 0, 2}, {u8(3 * (o - 6) + 1), 6, 2, 2}, {u8(3 * (o - 6) + 2), 6, 4, 2}}},
+              3};
+    default: {  // 1, 2, 4: whole codes side by side
+      const int per_byte = 8 / width;
+      return one_part(o / per_byte, width * (o % per_byte), width);
+    }
+  }
+}
+
+constexpr auto make_outputs() {
+  std::array<std::array<Output, kUnitOutputs>, kMaxWidth + 1> all{};
+  for (int width = kMinWidth; width <= kMaxWidth; ++width) {
+    for (int o = 0; o < kUnitOutputs; ++o) all[width][o] = output_of(width, o);
+  }
+  return all;
+}
+
+constexpr auto kOutputs = make_outputs();
+
+// `unit` points at the byte of the code in word 0.
+void put_code(std::uint8_t* unit, const Output& output, std::uint8_t code) {
+  for (int i = 0; i < output.n_parts; ++i) {
+    const Part& part = output.parts[i];
+    const unsigned mask = (1u << part.n_bits) - 1;
+    std::uint8_t& byte = unit[part.word * kWordBytes];
+    byte = static_cast<std::uint8_t>((byte & ~(mask << part.shift)) |
+                                     (((code >> part.code_shift) & mask) << part.shift));
+  }
+}
+
+std::uint8_t get_code(const std::uint8_t* unit, const Output& output) {
+  unsigned code = 0;
+  for (int i = 0; i < output.n_parts; ++i) {
+    const Part& part = output.parts[i];
+    const unsigned mask = (1u << part.n_bits) - 1;
+    code |= ((unit[part.word * kWordBytes] >> part.shift) & mask) << part.code_shift;
+  }
+  return static_cast<std::uint8_t>(code);
+}
+
+}  // namespace
+
+KeyPageLayout::KeyPageLayout(const std::vector<std::uint8_t>& group_widths) : widths(group_widths) {
+  for (const std::uint8_t width : widths) {
+    group_offset.push_back(static_cast<std::uint32_t>(half_bytes));
+    half_bytes += width * kWordBytes;
+  }
+  norm_offset = 2 * half_bytes;
+  page_bytes = norm_offset + kPageTokens;
+  row_bytes = page_bytes / kPageTokens;
+}
+
+void KeyPageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* row) const {
+  page[norm_offset + cell] = *row++;
+  const int first_output = 4 * ((cell / 16) % 2);
+  std::uint8_t codes[kGroupDims];
+  for (std::size_t g = 0; g < widths.size(); ++g) {
+    std::uint8_t* unit = page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16);
+    unpack_codes(row, kGroupDims, widths[g], codes);
+    row += 2 * widths[g];
+    for (int slot = 0; slot < kGroupDims; ++slot) {
+      put_code(unit + slot % 4, kOutputs[widths[g]][first_output + slot / 4], codes[slot]);
+    }
+  }
+}
+
+void KeyPageLayout::load(const std::uint8_t* page, int cell, std::uint8_t* row) const {
+  *row++ = page[norm_offset + cell];
+  const int first_output = 4 * ((cell / 16) % 2);
+  std::uint8_t codes[kGroupDims];
+  for (std::size_t g = 0; g < widths.size(); ++g) {
+    const std::uint8_t* unit = page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16);
+    for (int slot = 0; slot < kGroupDims; ++slot) {
+      codes[slot] = get_code(unit + slot % 4, kOutputs[widths[g]][first_output + slot / 4]);
+    }
+    pack_codes(codes, kGroupDims, widths[g], row);
+    row += 2 * widths[g];
+  }
+}
+
+ValuePageLayout::ValuePageLayout(int head_dim, int code_width)
+    : n_groups(head_dim / kGroupDims),
+      width(code_width),
+      norm_offset(static_cast<std::size_t>(n_groups) * 2 * code_width * kWordBytes),
+      page_bytes(norm_offset + kPageTokens),
+      row_bytes(page_bytes / kPageTokens) {}
+
+void ValuePageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* row) const {
+  page[norm_offset + cell] = *row++;
+  const Output& output = kOutputs[width][(cell / 4) % kUnitOutputs];
+  std::uint8_t codes[kGroupDims];
+  for (int g = 0; g < n_groups; ++g) {
+    std::uint8_t* unit = page + static_cast<std::size_t>(2 * g + cell / 32) * width * kWordBytes + cell % 4;
+    unpack_codes(row, kGroupDims, width, codes);
+    row += 2 * width;
+    for (int dim = 0; dim < kGroupDims; ++dim) put_code(unit + 4 * dim, output, codes[dim]);
+  }
+}
+
+void ValuePageLayout::load(const std::uint8_t* page, int cell, std::uint8_t* row) const {
+  *row++ = page[norm_offset + cell];
+  const Output& output = kOutputs[width][(cell / 4) % kUnitOutputs];
+  std::uint8_t codes[kGroupDims];
+  for (int g = 0; g < n_groups; ++g) {
+    const std::uint8_t* unit =
+        page + static_cast<std::size_t>(2 * g + cell / 32) * width * kWordBytes + cell % 4;
+    for (int dim = 0; dim < kGroupDims; ++dim) codes[dim] = get_code(unit + 4 * dim, output);
+    pack_codes(codes, kGroupDims, width, row);
+    row += 2 * width;
+  }
+}
+
+}  // namespace gtq::cpu

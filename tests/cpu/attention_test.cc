@@ -1,0 +1,193 @@
+// Every kernel of the machine against attention in double on the decoded token rows of the same bytes.
+#include "reference/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cpu/random_layer.h"
+
+namespace gtq::test {
+namespace {
+
+constexpr double kTolerance = 1e-4;  // relative L2
+constexpr std::uint16_t kHalfMinusInfinity = 0xfc00;
+
+struct Case {
+  LayerProfile layer;
+  std::unique_ptr<LayerCodec> codec;
+  Cache cache;
+  std::vector<float> q, sinks, out;
+  std::vector<std::uint16_t> mask;
+  AttentionCall call;
+};
+
+std::vector<double> expected(const Case& c) {
+  const LayerCodec& codec = *c.codec;
+  reference::AttentionInput input;
+  input.n_q_heads = c.call.n_q_heads;
+  input.n_kv_heads = codec.n_kv_heads();
+  input.head_dim_k = codec.head_dim_k();
+  input.head_dim_v = codec.head_dim_v();
+  input.n_rows = c.call.n_rows;
+  input.kv_len = c.call.kv_len;
+  input.q.assign(c.q.begin(), c.q.end());
+  input.keys.assign(static_cast<std::size_t>(input.n_kv_heads) * input.kv_len * input.head_dim_k, 0.0);
+  input.values.assign(static_cast<std::size_t>(input.n_kv_heads) * input.kv_len * input.head_dim_v, 0.0);
+  input.mask = c.mask;
+  if (input.mask.empty()) input.mask.assign(static_cast<std::size_t>(input.n_rows * input.kv_len), 0);
+  input.sinks.assign(c.sinks.begin(), c.sinks.end());
+  input.sm_scale = c.call.sm_scale;
+  input.logit_softcap = c.call.logit_softcap;
+  input.alibi_max_bias = c.call.alibi_max_bias;
+
+  std::vector<std::uint8_t> keys(codec.key_token_bytes()), values(codec.value_token_bytes());
+  std::vector<float> key(input.head_dim_k), value(input.head_dim_v);
+  for (std::int64_t j = 0; j < input.kv_len; ++j) {
+    if (c.cache.positions[j] == kEmptyCell) {
+      for (std::int64_t r = 0; r < input.n_rows; ++r) input.mask[r * input.kv_len + j] = kHalfMinusInfinity;
+      continue;
+    }
+    codec.load_key_rows(c.cache.key_pages.data(), j, keys.data());
+    codec.load_value_rows(c.cache.value_pages.data(), j, values.data());
+    const std::uint8_t *key_row = keys.data(), *value_row = values.data();
+    for (int h = 0; h < input.n_kv_heads; ++h) {
+      codec.key_codec(h).decode(key_row, c.cache.positions[j], key.data());
+      codec.value_codec(h).decode(value_row, value.data());
+      std::copy(key.begin(), key.end(), &input.keys[(h * input.kv_len + j) * input.head_dim_k]);
+      std::copy(value.begin(), value.end(), &input.values[(h * input.kv_len + j) * input.head_dim_v]);
+      key_row += codec.key_codec(h).row_bytes();
+      value_row += codec.value_codec(h).row_bytes();
+    }
+  }
+  return reference::attention(input);
+}
+
+double relative_l2(const std::vector<float>& got, const std::vector<double>& want) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
+}
+
+std::vector<std::int32_t> random_positions(Random& random, int n) {
+  const int kind = random_int(random, 0, 4);
+  std::vector<std::int32_t> positions = consecutive(n, kind == 0 ? 0 : random_int(random, 0, 100000));
+  if (kind >= 3) {  // jumps and holes
+    for (std::int32_t& position : positions) {
+      if (random_int(random, 0, 9) == 0) position = kEmptyCell;
+      if (kind == 4 && position >= 0) position = random_int(random, 0, 5000);
+    }
+  }
+  if (n > 130 && random_int(random, 0, 1) == 0) std::fill_n(positions.begin() + 64, 64, kEmptyCell);
+  return positions;
+}
+
+std::vector<std::uint16_t> random_mask(Random& random, std::int64_t n_rows, std::int64_t kv_len) {
+  std::vector<std::uint16_t> mask(n_rows * kv_len, 0);
+  const int kind = random_int(random, 0, 3);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    for (std::int64_t j = 0; j < kv_len; ++j) {
+      const bool hole = kind == 1 ? random_int(random, 0, 2) == 0 : kind >= 2 && j > kv_len - n_rows + r;
+      // Small negative biases, subnormal halves among them.
+      const int bias = kind == 3 ? 0x8000 | random_int(random, 0, 0x4400) : 0;
+      mask[r * kv_len + j] = hole ? kHalfMinusInfinity : static_cast<std::uint16_t>(bias);
+    }
+    if (kind == 1 && random_int(random, 0, 5) == 0) {  // a row that attends nothing
+      std::fill_n(mask.begin() + r * kv_len, kv_len, kHalfMinusInfinity);
+    }
+  }
+  return mask;
+}
+
+Case random_case(unsigned seed, bool prefill) {
+  Random random(seed);
+  Case c;
+  const int n_kv_heads = random_int(random, 1, 3);
+  const int n_q_heads = n_kv_heads * random_int(random, 1, 8);
+  const int head_dim_k = 16 * random_int(random, 1, 16), head_dim_v = 16 * random_int(random, 1, 16);
+  const float shares[] = {0.0f, 0.5f, 1.0f};
+  c.layer =
+      random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
+  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{random_int(random, 1, 6), random_int(random, 1, 6)});
+  c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, 300)));
+  const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);
+  const float sigma = random_int(random, 0, 1) == 0 ? 0.3f : 1.0f;
+  for (int i = 0; i < n_rows * n_q_heads * head_dim_k; ++i) c.q.push_back(random_normal(random, sigma));
+  c.call = make_call(*c.codec, c.cache, n_q_heads, n_rows, c.q, c.out);
+  if (random_int(random, 0, 2) != 0) {
+    c.mask = random_mask(random, n_rows, c.call.kv_len);
+    c.call.mask = c.mask.data();
+    c.call.mask_row_stride = c.call.kv_len * sizeof(std::uint16_t);
+  }
+  if (random_int(random, 0, 2) == 0) {
+    for (int h = 0; h < n_q_heads; ++h) c.sinks.push_back(random_normal(random, 2.0f));
+    c.call.sinks = c.sinks.data();
+  }
+  if (random_int(random, 0, 2) == 0) c.call.logit_softcap = 5.0f;
+  if (random_int(random, 0, 2) == 0) c.call.alibi_max_bias = 8.0f;
+  return c;
+}
+
+void check_cases(unsigned first_seed, unsigned n, bool prefill) {
+  for (unsigned seed = first_seed; seed < first_seed + n; ++seed) {
+    Case c = random_case(seed, prefill);
+    const std::vector<double> want = expected(c);
+    for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+      std::fill(c.out.begin(), c.out.end(), std::nanf(""));
+      run_attention(kernel, c.call, 1 + static_cast<int>(seed % 4));
+      EXPECT_LT(relative_l2(c.out, want), kTolerance)
+          << kernel.name << ", seed " << seed << ", head_dim " << c.codec->head_dim_k() << "/"
+          << c.codec->head_dim_v() << ", heads " << c.call.n_q_heads << "/" << c.codec->n_kv_heads()
+          << ", rows " << c.call.n_rows << ", kv_len " << c.call.kv_len;
+    }
+  }
+}
+
+TEST(Attention, DecodeAgreesWithOracle) { check_cases(1, 300, false); }
+TEST(Attention, PrefillAgreesWithOracle) { check_cases(1001, 100, true); }
+
+TEST(Attention, RepeatsItself) {
+  for (const bool prefill : {false, true}) {
+    Case c = random_case(7, prefill);
+    for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+      for (const int n_threads : {1, 3}) {
+        run_attention(kernel, c.call, n_threads);
+        const std::vector<float> first = c.out;
+        run_attention(kernel, c.call, n_threads);
+        EXPECT_EQ(first, c.out) << kernel.name;
+      }
+    }
+  }
+}
+
+TEST(Attention, NothingToAttendGivesZeros) {
+  Random random(3);
+  const LayerProfile layer = random_layer(random, 4, 2, 64, 64, 1.0f);
+  const LayerCodec codec(layer, Budget{});
+  const Cache cache = random_cache(random, codec, std::vector<std::int32_t>(100, kEmptyCell));
+  const std::vector<float> q(4 * 64, 1.0f);
+  std::vector<float> out;
+  const AttentionCall call = make_call(codec, cache, 4, 1, q, out);
+  for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+    std::fill(out.begin(), out.end(), 1.0f);
+    run_attention(kernel, call, 2);
+    EXPECT_EQ(out, std::vector<float>(out.size(), 0.0f)) << kernel.name;
+  }
+}
+
+TEST(Attention, ThreadsAgree) {
+  Case c = random_case(11, true);
+  const cpu::Kernel& kernel = cpu::active_kernel();
+  run_attention(kernel, c.call, 1);
+  const std::vector<double> one(c.out.begin(), c.out.end());
+  for (const int n_threads : {2, 5, 16}) {
+    run_attention(kernel, c.call, n_threads);
+    EXPECT_LT(relative_l2(c.out, one), 1e-5) << n_threads;
+  }
+}
+
+}  // namespace
+}  // namespace gtq::test

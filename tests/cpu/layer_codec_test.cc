@@ -1,0 +1,62 @@
+#include <gtest/gtest.h>
+
+#include "cpu/random_layer.h"
+
+namespace gtq::test {
+namespace {
+
+using Rows = std::vector<std::vector<std::uint8_t>>;
+
+Rows random_rows(Random& random, std::size_t n, std::size_t row_bytes) {
+  Rows rows(n, std::vector<std::uint8_t>(row_bytes));
+  for (auto& row : rows) {
+    for (std::uint8_t& byte : row) byte = static_cast<std::uint8_t>(random());
+  }
+  return rows;
+}
+
+TEST(LayerCodec, StoresAndLoadsRowsBitExactly) {
+  Random random(5);
+  constexpr int kCells = 3 * kPageTokens;
+  for (int round = 0; round < 60; ++round) {
+    const int n_kv_heads = random_int(random, 1, 3);
+    const LayerProfile layer = random_layer(random, n_kv_heads, n_kv_heads, 16 * random_int(random, 1, 16),
+                                            16 * random_int(random, 1, 16), 0.5f);
+    const LayerCodec codec(layer, Budget{1 + round % 6, 1 + round / 6 % 6});
+    const Rows keys = random_rows(random, kCells, codec.key_token_bytes());
+    const Rows values = random_rows(random, kCells, codec.value_token_bytes());
+    std::vector<std::uint8_t> key_pages(3 * codec.key_page_bytes(), 0xa5);
+    std::vector<std::uint8_t> value_pages(3 * codec.value_page_bytes(), 0xa5);
+    std::vector<int> cells(kCells);
+    for (int i = 0; i < kCells; ++i) cells[i] = i;
+    std::shuffle(cells.begin(), cells.end(), random);
+    for (const int cell : cells) {  // over bytes that hold other codes
+      codec.store_key_rows(key_pages.data(), cell, keys[kCells - 1 - cell].data());
+      codec.store_value_rows(value_pages.data(), cell, values[kCells - 1 - cell].data());
+    }
+    for (const int cell : cells) {
+      codec.store_key_rows(key_pages.data(), cell, keys[cell].data());
+      codec.store_value_rows(value_pages.data(), cell, values[cell].data());
+    }
+    std::vector<std::uint8_t> key(codec.key_token_bytes()), value(codec.value_token_bytes());
+    for (int cell = 0; cell < kCells; ++cell) {
+      codec.load_key_rows(key_pages.data(), cell, key.data());
+      codec.load_value_rows(value_pages.data(), cell, value.data());
+      ASSERT_EQ(key, keys[cell]);
+      ASSERT_EQ(value, values[cell]);
+    }
+  }
+}
+
+TEST(LayerCodec, PagesHoldNothingButRows) {
+  Random random(6);
+  const LayerProfile layer = random_layer(random, 4, 2, 128, 96, 0.5f);
+  const LayerCodec codec(layer, Budget{3, 5});
+  EXPECT_EQ(codec.key_token_bytes(), 2 * key_row_bytes(128, 3));
+  EXPECT_EQ(codec.value_token_bytes(), 2 * value_row_bytes(96, 5));
+  EXPECT_EQ(codec.key_page_bytes(), kPageTokens * codec.key_token_bytes());
+  EXPECT_EQ(codec.value_page_bytes(), kPageTokens * codec.value_token_bytes());
+}
+
+}  // namespace
+}  // namespace gtq::test
