@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
 # test.sh: builds everything and runs all tests: release with llama.cpp, then address and thread sanitizer
 # (library only: llama.cpp itself is not instrumented), then the format of the sources.
-# Last line: "N passed, N failed" over all runs.
+# Last line: "N passed, N failed" over all runs, and ", N skipped" where tests said that they could not run.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 
 count() {
-  passed=$((passed + $1)) failed=$((failed + $2))
+  passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + ${3:-0}))
 }
 
 # Adds the numbers of ctest's closing line; a run without one (a crash, no test at all) counts as a failure.
 count_ctest() {
-  local log=$1 n_failed n_total
+  local log=$1 n_failed n_total n_skipped
   read -r n_failed n_total < <(sed -n 's/.*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\).*/\1 \2/p' "$log") ||
     { count 0 1; return; }
-  count $((n_total - n_failed)) "$n_failed"
+  n_skipped=$(grep -c '\*\*\*Skipped' "$log" || true) # ctest counts them as passed
+  count $((n_total - n_failed - n_skipped)) "$n_failed" "$n_skipped"
 }
 
 run_preset() {
@@ -51,5 +52,7 @@ for preset in release asan tsan; do
 done
 echo "checking the format"
 check_format
-echo "$passed passed, $failed failed"
+summary="$passed passed, $failed failed"
+if [ "$skipped" != 0 ]; then summary+=", $skipped skipped"; fi
+echo "$summary"
 [ "$failed" = 0 ]
