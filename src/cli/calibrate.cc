@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <string>
 
 #include "default_text.h"
@@ -21,6 +20,7 @@
 #include "llama_session.h"
 #include "model_file.h"
 #include "paths.h"
+#include "text.h"
 #include "verbs.h"
 
 namespace gtq::cli {
@@ -49,30 +49,27 @@ int default_threads() {
 
 std::string read_text(const CalibrateOptions& options) {
   if (options.text.empty()) return std::string(default_text());
-  const std::string name = printable(options.text);
-  std::error_code ec;
-  if (!fs::exists(options.text, ec)) throw Error(fmt::format("there is no text {}; check the path", name));
-  if (fs::is_directory(options.text, ec)) throw Error(fmt::format("{} is a folder; give a text file", name));
-  std::ifstream file(options.text, std::ios::binary);
-  if (!file) throw Error(fmt::format("cannot open {}: {}", name, std::strerror(errno)));
-  std::string text(std::min(kMaxTextBytes, static_cast<std::size_t>(options.n_tokens) * kBytesPerToken), '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) throw Error(fmt::format("cannot read {}: {}", name, std::strerror(errno)));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  return text;
+  const std::size_t enough = static_cast<std::size_t>(options.n_tokens) * kBytesPerToken;
+  return read_text_file(options.text, std::min(kMaxTextBytes, enough));
 }
 
 fs::path output_path(const CalibrateOptions& options) {
   if (!options.output.empty()) return options.output;
-  return fs::path(options.model).replace_extension(".gtq.gguf");
+  fs::path path = options.model;
+  if (path.extension() == ".gguf") path.replace_extension();
+  path += ".gtq.gguf";
+  return path;
 }
 
 // Found before minutes of work, not after.
-void check_output(const fs::path& output) {
+void check_output(const fs::path& output, const fs::path& model) {
   const fs::path dir = output.has_parent_path() ? output.parent_path() : fs::path(".");
   std::error_code ec;
   if (fs::is_directory(output, ec)) {
     throw Error(fmt::format("{} is a folder; give -o the name of a file", printable(output.string())));
+  }
+  if (fs::equivalent(output, model, ec)) {
+    throw Error(fmt::format("{} is the model itself; give -o another name", printable(output.string())));
   }
   if (!fs::is_directory(dir, ec)) {
     throw Error(
@@ -108,30 +105,25 @@ class Progress {
 };
 
 // Feeds at most n_tokens tokens, BOS included, in chunks. Returns how many were fed.
-std::size_t feed_text(LlamaSession& session, const CalibrateOptions& options) {
-  const std::string text = read_text(options);
-  const std::vector<llama_token> tokens = session.tokenize(text);
-  const std::size_t n_bos = session.wants_bos() ? 1 : 0;
-  const auto chunk =
+std::size_t feed_text(LlamaSession& session, const std::string& text, const CalibrateOptions& options) {
+  const auto chunk_tokens =
       static_cast<std::size_t>(std::clamp(session.max_context(), kMinChunk, options.chunk_tokens));
-  const std::size_t per_chunk = chunk - n_bos;
-  const std::size_t n_chunks = (tokens.size() + per_chunk - 1) / per_chunk;
-  const std::size_t available = tokens.size() + n_chunks * n_bos;
-  if (available < static_cast<std::size_t>(kMinTokens)) {
+  const auto chunks = make_chunks(session.tokenize(text), session.bos(), chunk_tokens,
+                                  static_cast<std::size_t>(options.n_tokens));
+  std::size_t total = 0;
+  for (const auto& chunk : chunks) total += chunk.size();
+  if (total < static_cast<std::size_t>(kMinTokens)) {
     throw Error(fmt::format("the text {} has {} tokens; at least {} are needed, {} are better",
-                            options.text.empty() ? "inside gtq" : printable(options.text), available,
-                            kMinTokens, options.n_tokens));
+                            options.text.empty() ? "inside gtq" : printable(options.text), total, kMinTokens,
+                            options.n_tokens));
   }
-  const std::size_t total = std::min(available, static_cast<std::size_t>(options.n_tokens));
-  session.open_context(static_cast<int>(std::min(chunk, total)),
+  session.open_context(static_cast<int>(chunks.front().size()),
                        options.n_threads > 0 ? options.n_threads : default_threads());
   const Progress progress(total);
-  std::size_t next = 0;
-  for (std::size_t done = 0; done < total;) {
-    std::vector<llama_token> part(n_bos, session.bos());
-    while (part.size() < std::min(chunk, total - done) && next < tokens.size()) part.push_back(tokens[next++]);
-    session.feed(part);
-    done += part.size();
+  std::size_t done = 0;
+  for (const auto& chunk : chunks) {
+    session.feed(chunk);
+    done += chunk.size();
     progress.show(done);
   }
   return total;
@@ -172,11 +164,16 @@ int calibrate(const CalibrateOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const fs::path output = output_path(options);
   check_model_file(options.model);
-  check_output(output);
-  read_text(options);
+  check_output(output, options.model);
+  const std::string text = read_text(options);
   const Recorder recorder = load_recorder();
   LlamaSession session(options.model, recorder);
-  const std::size_t n_tokens = feed_text(session, options);
+  const std::size_t n_tokens = feed_text(session, text, options);
+  if (const std::int64_t seen = recorder.tokens(); seen < kMinTokens) {
+    throw Error(
+        fmt::format("the plugin saw the keys of {} tokens of {}; {} has attention of a kind gtq does not know",
+                    seen, n_tokens, printable(options.model)));
+  }
   write_result(recorder, session, options, guard);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   fmt::print("{}: profile of {} from {} tokens, {:.1f} s\n", output.string(), printable(session.model_name()),

@@ -32,6 +32,14 @@ void on_ggml_abort(const char* message) {
   _exit(1);
 }
 
+// libgomp calls exit() when the system gives it no threads.
+bool g_inside_llama = false;
+void on_exit_inside_llama() {
+  if (!g_inside_llama) return;
+  std::fputs("gtq: llama.cpp gave up, most likely for want of memory or threads; use fewer threads (-t)\n",
+             stderr);
+}
+
 // The folder libggml was loaded from: its backends lie there, whatever the build tree is called by now.
 fs::path ggml_dir() {
   Dl_info info = {};
@@ -56,8 +64,8 @@ fs::path ggml_dir() {
 Recorder load_recorder() {
   llama_log_set(log_errors, nullptr);
   ggml_set_abort_callback(on_ggml_abort);
-  unsetenv(
-      "GGML_BACKEND_PATH");  // the user's may name the plugin, which must not load before GTQ_RECIPE is set
+  std::atexit(on_exit_inside_llama);
+  unsetenv("GGML_BACKEND_PATH");  // may name the plugin, which must not load before GTQ_RECIPE is set
   const fs::path plugin = plugin_path();
   const fs::path dir = ggml_dir();
   ggml_backend_load_all_from_path(dir.c_str());
@@ -105,12 +113,10 @@ std::string LlamaSession::model_name() const {
   return path_.stem().string();
 }
 
-bool LlamaSession::wants_bos() const {
+llama_token LlamaSession::bos() const {
   const llama_vocab* vocab = llama_model_get_vocab(model_.get());
-  return llama_vocab_get_add_bos(vocab) && llama_vocab_bos(vocab) != LLAMA_TOKEN_NULL;
+  return llama_vocab_get_add_bos(vocab) ? llama_vocab_bos(vocab) : LLAMA_TOKEN_NULL;
 }
-
-llama_token LlamaSession::bos() const { return llama_vocab_bos(llama_model_get_vocab(model_.get())); }
 
 int LlamaSession::max_context() const { return llama_model_n_ctx_train(model_.get()); }
 
@@ -131,7 +137,9 @@ void LlamaSession::open_context(int n_tokens, int n_threads) {
   params.n_outputs_max = 1;  // none is asked for; the default reserves a row of logits per token
   params.n_threads = params.n_threads_batch = n_threads;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  g_inside_llama = true;
   context_.reset(llama_init_from_model(model_.get(), params));
+  g_inside_llama = false;
   if (!context_) throw_llama_failure(path_, "run");
   if (llama_get_memory(context_.get()) == nullptr) {
     throw Error(
@@ -150,7 +158,9 @@ void LlamaSession::feed(const std::vector<llama_token>& tokens) {
     batch.seq_id[i][0] = 0;
     batch.logits[i] = 0;
   }
+  g_inside_llama = true;
   const int status = llama_decode(context_.get(), batch);
+  g_inside_llama = false;
   llama_batch_free(batch);
   if (status != 0) throw_llama_failure(path_, "run");
 }

@@ -30,7 +30,7 @@ class LlamaSession {
   LlamaSession(const std::filesystem::path& model, const Recorder& recorder);
 
   std::string model_name() const;  // general.name, else the file's name
-  bool wants_bos() const;
+  llama_token bos() const;         // LLAMA_TOKEN_NULL when the model wants none
   int max_context() const;
   std::vector<llama_token> tokenize(std::string_view text) const;
 
@@ -38,7 +38,6 @@ class LlamaSession {
   void open_context(int n_tokens, int n_threads);
   // A chunk is a sequence of its own, starting at position 0.
   void feed(const std::vector<llama_token>& tokens);
-  llama_token bos() const;
 
  private:
   std::filesystem::path path_;

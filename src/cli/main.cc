@@ -91,7 +91,7 @@ int call_verb(const std::function<int()>& verb) {
 }
 
 int parse_and_call(std::vector<std::string> arguments) {
-  CLI::App app("gtq packs the KV cache of llama.cpp into 2 to 6 bits per value.");
+  CLI::App app("gtq packs the KV cache of llama.cpp into 1 to 6 bits per value.");
   app.name("gtq");
   app.set_version_flag("--version", std::string("gtq ") + GTQ_VERSION);
   app.require_subcommand(1);

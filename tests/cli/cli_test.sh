@@ -1,0 +1,280 @@
+#!/usr/bin/env bash
+# cli_test.sh PART GTQ [MODEL]: runs the program as a user would and checks exit codes, the sentence it says and
+# what it leaves on disk. Exit 77: skipped, a model or the plugin is missing.
+set -u
+part=$1 gtq=$2 model=${3:-}
+here=$(mktemp -d)
+trap 'rm -rf "$here"' EXIT
+export HOME=$here/home XDG_CACHE_HOME=$here/cache
+mkdir -p "$HOME"
+unset GGML_BACKEND_PATH GTQ_PROFILE GTQ_KV GTQ_RECIPE LLAMA_CACHE HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_HOME
+unset LLAMA_ARG_MODEL LLAMA_ARG_HF_REPO LLAMA_ARG_HF_FILE LLAMA_ARG_MODEL_URL LLAMA_ARG_DOCKER_REPO
+cd "$here" || exit 1
+failures=0
+
+fail() {
+  echo "FAIL: $1"
+  sed 's/^/  | /' err out 2>/dev/null | head -20
+  failures=$((failures + 1))
+}
+
+# expect CODE PATTERN COMMAND...: exit code, and exactly one "gtq:" line that matches PATTERN.
+expect() {
+  local code=$1 pattern=$2
+  shift 2
+  "$@" >out 2>err
+  local got=$?
+  [[ $got == "$code" ]] || fail "exit code $got instead of $code: $*"
+  [[ $(grep -c '^gtq:' err) == 1 ]] || fail "not exactly one 'gtq:' line: $*"
+  grep -Eq "^gtq: .*$pattern" err || fail "no line like '$pattern': $*"
+}
+
+# expect_ok PATTERN COMMAND...: exit code 0, standard output matches PATTERN, nothing from gtq on standard error.
+expect_ok() {
+  local pattern=$1
+  shift
+  "$@" >out 2>err
+  local got=$?
+  [[ $got == 0 ]] || fail "exit code $got: $*"
+  grep -Eq -e "$pattern" out || fail "no output like '$pattern': $*"
+  grep -q '^gtq:' err && fail "unexpected message: $*"
+}
+
+expect_no_file() {
+  local found
+  found=$(find . -name '*.gtq.gguf*' -o -name '*.tmp*')
+  [[ -z $found ]] || fail "left behind: $found ($1)"
+}
+
+need_model() {
+  [[ -f $model ]] || { echo "skipped: no model $model"; exit 77; }
+  [[ -f $(dirname "$gtq")/libggml-gtq.so ]] || { echo "skipped: no plugin"; exit 77; }
+}
+
+test_arguments() {
+  expect_ok '^gtq [0-9]+\.[0-9]+' "$gtq" --version
+  expect_ok 'gtq run -- llama-server' "$gtq" --help
+  expect_ok 'Example:' "$gtq" calibrate --help
+  expect_ok 'Example:' "$gtq" inspect --help
+  expect_ok 'PROGRAM ARGUMENTS' "$gtq" run --help
+  expect 2 '[Ss]ubcommand' "$gtq"
+  expect 2 '' "$gtq" frobnicate
+  expect 2 'model' "$gtq" calibrate
+  expect 2 '' "$gtq" calibrate -m x.gguf --nonsense
+  expect 2 '' "$gtq" calibrate -m x.gguf -n 63
+  expect 2 '' "$gtq" calibrate -m x.gguf -c 0
+  expect 2 '' "$gtq" calibrate -m x.gguf -t many
+  expect 2 'profile' "$gtq" inspect
+  expect 2 'k9v4' "$gtq" inspect p.gguf --kv k9v4
+  expect 2 'program' "$gtq" run
+  expect 2 'program' "$gtq" run --
+  expect 2 '' "$gtq" run --nonsense -- true
+  local budget
+  for budget in k0v4 k4v7 k4 4 k4v4v4 K4V4 k4.5v4 'k4v4 ' ''; do
+    expect 2 '' "$gtq" run --kv "$budget" --recipe f16 -- touch started
+  done
+  expect 2 'magic' "$gtq" run --recipe magic -- touch started
+  [[ ! -e started ]] || fail 'the program was started'
+  expect_no_file arguments
+}
+
+test_files() {
+  local long_text
+  echo 'not a model' >text.gguf
+  : >empty.gguf
+  { printf 'GGUF'; head -c 500 /dev/zero | tr '\0' '\377'; } >damaged.gguf
+  mkdir folder.gguf
+  expect 1 'no model missing.gguf' "$gtq" calibrate -m missing.gguf
+  expect 1 'not a GGUF' "$gtq" calibrate -m text.gguf
+  expect 1 'not a GGUF' "$gtq" calibrate -m empty.gguf
+  expect 1 'folder' "$gtq" calibrate -m folder.gguf
+  expect 1 'no text' "$gtq" calibrate -m damaged.gguf -f missing.txt
+  expect 1 'folder' "$gtq" calibrate -m damaged.gguf -f .
+  expect 1 'folder' "$gtq" calibrate -m damaged.gguf -o folder.gguf
+  expect 1 'no folder' "$gtq" calibrate -m damaged.gguf -o nowhere/p.gguf
+  expect 1 '' "$gtq" calibrate -m damaged.gguf
+  long_text=$(printf 'a%.0s' {1..300})
+  expect 1 '' "$gtq" calibrate -m damaged.gguf -o "$long_text.gguf"
+  expect 1 '' "$gtq" inspect missing.gtq.gguf
+  expect 1 '' "$gtq" inspect text.gguf
+  expect 1 '' "$gtq" inspect damaged.gguf
+  expect 1 '' "$gtq" inspect folder.gguf
+  expect 1 'no program' "$gtq" run --recipe f16 -- no-such-program-anywhere
+  expect 1 'not a program' "$gtq" run --recipe f16 -- ./text.gguf
+  expect 1 '' "$gtq" run --profile text.gguf -- touch started
+  expect 1 '' "$gtq" run --profile missing -- touch started
+  # A copy without its plugin.
+  mkdir -p alone/bin && cp "$gtq" alone/bin/gtq
+  expect 1 'plugin' alone/bin/gtq run --recipe f16 -- touch started
+  expect 1 'plugin' alone/bin/gtq calibrate -m damaged.gguf
+  [[ ! -e started ]] || fail 'the program was started'
+  # A terminal must not obey a file's name.
+  expect 1 'no model \?\[2J' "$gtq" calibrate -m $'\e[2J'
+  rm -rf alone
+  expect_no_file files
+}
+
+# Finding the model of a command line; the files are no models, so the message names what was found.
+test_hub() {
+  [[ -f $(dirname "$gtq")/libggml-gtq.so ]] || { echo "skipped: no plugin"; exit 77; }
+  local repo=cache/huggingface/hub/models--someone--Tiny-GGUF
+  local snapshot=$repo/snapshots/0123456789012345678901234567890123456789
+  expect 1 'no model in the arguments' "$gtq" run -- touch started
+  expect 1 'no model a.gguf' "$gtq" run -- touch -m a.gguf
+  expect 1 'no model b.gguf' "$gtq" run -- touch -m a.gguf --model b.gguf
+  expect 1 'no model b.gguf' "$gtq" run -- touch --model=b.gguf
+  expect 1 'no model b.gguf' "$gtq" run touch --model b.gguf
+  expect 1 'no model c.gguf' env LLAMA_ARG_MODEL=c.gguf "$gtq" run -- touch
+  expect 1 'no model a.gguf' env LLAMA_ARG_MODEL=c.gguf "$gtq" run -- touch -m a.gguf
+  expect 1 'one model' "$gtq" run -- llama-bench -m a.gguf,b.gguf
+  expect 1 'not downloaded yet; run touch once' "$gtq" run -- touch -hf someone/Tiny-GGUF
+  mkdir -p $snapshot/sub $repo/refs
+  printf 0123456789012345678901234567890123456789 >$repo/refs/main
+  local name
+  for name in Tiny-F16 Tiny-Q4_K_M mmproj-Q8_0 Tiny-Q8_0 sub/Tiny-Q5_0-00002-of-00002 sub/Tiny-Q5_0-00001-of-00002
+  do echo x >$snapshot/$name.gguf; done
+  expect 1 'Tiny-Q4_K_M.gguf is not a GGUF' "$gtq" run -- touch -hf someone/Tiny-GGUF
+  expect 1 'Tiny-Q8_0.gguf is not a GGUF' "$gtq" run -- touch -hfr someone/Tiny-GGUF:q8_0
+  expect 1 'sub/Tiny-Q5_0-00001-of-00002.gguf is not' "$gtq" run -- touch --hf_repo someone/Tiny-GGUF:Q5_0
+  expect 1 'Tiny-F16.gguf is not a GGUF' "$gtq" run -- touch -hf someone/Tiny-GGUF -hff Tiny-F16.gguf
+  expect 1 'not downloaded' "$gtq" run -- touch -hf someone/Tiny-GGUF:Q2_K
+  expect 1 'Tiny-F16.gguf is not a GGUF' \
+    env LLAMA_ARG_HF_REPO=someone/Tiny-GGUF:F16 "$gtq" run -- touch
+  mkdir -p other && cp -r cache/huggingface/hub/* other/
+  rm -rf cache
+  expect 1 'other/.*Tiny-Q4_K_M.gguf is not' env LLAMA_CACHE=other "$gtq" run -- touch -hf someone/Tiny-GGUF
+  echo x >other/plain.gguf
+  expect 1 'other/plain.gguf is not' \
+    env LLAMA_CACHE=other "$gtq" run -- touch -mu 'https://example.org/a/plain.gguf?download=1'
+  [[ ! -e started ]] || fail 'the program was started'
+  expect_no_file hub
+}
+
+test_calibrate() {
+  need_model
+  ln -s "$model" tiny.gguf
+  echo 'Too short.' >short.txt
+  : >empty.txt
+  printf 'caf\351, an old encoding\n' >latin1.txt
+  expect 1 'has [0-9]+ tokens; at least 64' "$gtq" calibrate -m tiny.gguf -f short.txt
+  expect 1 'has 0 tokens; at least 64' "$gtq" calibrate -m tiny.gguf -f empty.txt
+  head -c 2000000 "$model" >cut.gguf
+  expect 1 'cut.gguf' "$gtq" calibrate -m cut.gguf
+  cp cut.gguf own.gguf && ln -s own.gguf link.gguf
+  expect 1 'model itself' "$gtq" calibrate -m link.gguf -o own.gguf
+  expect 1 'latin1.txt is not UTF-8 text .byte 3' "$gtq" calibrate -m tiny.gguf -f latin1.txt
+  expect_no_file calibrate
+  expect_ok 'tiny.gtq.gguf: profile of .* from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
+  expect_ok 'true|bits per value' "$gtq" inspect tiny.gtq.gguf
+  expect_ok '^budget +k3v2' "$gtq" inspect tiny.gtq.gguf --kv k3v2
+  expect_ok '"true_bits"' "$gtq" inspect tiny.gtq.gguf --json
+  seq 1000 >numbers.txt
+  expect_ok 'from 130 tokens' "$gtq" calibrate -m tiny.gguf -f numbers.txt -o other.gtq.gguf -n 130 -c 32 -t 1
+  expect_ok 'text: numbers.txt' "$gtq" inspect other.gtq.gguf
+  [[ $(ls ./*.tmp* 2>/dev/null) == '' ]] || fail 'temporary files left'
+  expect_ok 'from 100 tokens' "$gtq" calibrate -m tiny.gguf -n 100 -o piped.gtq.gguf -f <(yes 'some words')
+  # Damage in any part of a profile is refused.
+  local size at
+  size=$(stat -c %s tiny.gtq.gguf)
+  for at in 3 100 $((size / 2)) $((size - 1)); do
+    head -c "$at" tiny.gtq.gguf >cut
+    expect 1 '' "$gtq" inspect cut
+  done
+  expect 1 '' "$gtq" inspect "$model"
+  expect 1 'standard output' bash -c "'$gtq' inspect tiny.gtq.gguf >/dev/full"
+}
+
+test_interrupt() {
+  need_model
+  ln -s "$model" tiny.gguf
+  local signal pid got delay
+  for signal in INT TERM HUP; do
+    for delay in 0.3 1.5; do
+      # A background job of a script ignores SIGINT unless told otherwise.
+      env --default-signal "$gtq" calibrate -m tiny.gguf -n 1000000 -t 1 -f <(yes 'words and more words') \
+        >out 2>err &
+      pid=$!
+      sleep $delay
+      kill -$signal $pid
+      wait $pid
+      got=$?
+      [[ $got == 130 ]] || fail "exit code $got after SIG$signal"
+      [[ $(grep -c '^gtq:' err) == 1 ]] || fail "not one line after SIG$signal"
+      expect_no_file "SIG$signal"
+    done
+  done
+  # The same through `gtq run`, whose calibration is a child process.
+  for signal in INT TERM; do
+    env --default-signal "$gtq" run -- touch -m tiny.gguf started >out 2>err &
+    pid=$!
+    sleep 0.7
+    kill -$signal $pid
+    wait $pid
+    got=$?
+    [[ $got == 130 ]] || fail "run: exit code $got after SIG$signal"
+    [[ $(grep -c '^gtq:' err) == 1 ]] || fail "run: not one line after SIG$signal"
+    [[ ! -e started ]] || fail 'the program was started after an interrupt'
+    expect_no_file "run SIG$signal"
+  done
+}
+
+test_limits() {
+  need_model
+  ln -s "$model" tiny.gguf
+  # Disk full: a limit on file sizes is the same failed write.
+  expect 1 'tiny.gtq.gguf' bash -c "ulimit -f 4; exec '$gtq' calibrate -m tiny.gguf -n 64"
+  expect_no_file 'disk full'
+  if [[ $(id -u) != 0 ]]; then
+    mkdir locked && chmod 555 locked
+    expect 1 'locked' "$gtq" calibrate -m tiny.gguf -o locked/p.gguf
+  fi
+  # Memory: whatever gives up first, it is one sentence, exit 1 and no file; from some limit on it works.
+  local mb got
+  for mb in $(seq 110 10 400); do
+    (ulimit -v $((mb * 1024)) && exec "$gtq" calibrate -m tiny.gguf -n 64) >out 2>err
+    got=$?
+    [[ $got == 0 ]] && break
+    [[ $got == 1 && $(grep -c '^gtq:' err) == 1 ]] || fail "exit code $got at $mb MB"
+    expect_no_file "out of memory at $mb MB"
+  done
+  [[ $got == 0 && $mb -gt 110 ]] || fail "no limit was both tight and enough: $mb MB"
+}
+
+test_run() {
+  need_model
+  ln -s "$model" tiny.gguf
+  cat >show.sh <<'END'
+#!/bin/sh
+echo "kv=$GTQ_KV recipe=$GTQ_RECIPE profile=$GTQ_PROFILE backend=$GGML_BACKEND_PATH args=$*"
+exit 42
+END
+  chmod +x show.sh
+  "$gtq" run --kv k3v2 --recipe f16 -- ./show.sh -m tiny.gguf a -- b >out 2>err
+  [[ $? == 42 ]] || fail "exit code of the program is lost"
+  grep -q '^kv=k3v2 recipe=f16 profile= backend=/.*/libggml-gtq.so args=-m tiny.gguf a -- b$' out || fail 'f16'
+  expect_no_file 'f16 needs no profile'
+  # First use, two at once: both find a whole profile.
+  local i
+  for i in 1 2; do "$gtq" run -- ./show.sh --model tiny.gguf >out.$i 2>err.$i & done
+  wait
+  for i in 1 2; do
+    grep -q '^kv=k4v4 recipe=gtq profile=/.*/cache/gtq/tiny-[0-9a-f]\{16\}.gtq.gguf backend' out.$i || fail "run $i"
+    [[ $(wc -l <out.$i) == 1 ]] || fail 'standard output is not the program'"'"'s alone'
+  done
+  [[ $(ls cache/gtq | wc -l) == 1 ]] || fail 'not exactly one profile'
+  local profile before
+  profile=$(ls cache/gtq/*)
+  before=$(stat -c %i "$profile")
+  "$gtq" run -- ./show.sh -m tiny.gguf >out 2>err
+  [[ $(stat -c %i "$profile") == "$before" ]] || fail 'the profile was made again'
+  # A damaged one is replaced, a given one refused.
+  head -c 1000 "$profile" >damaged
+  expect 1 '' "$gtq" run --profile damaged -- ./show.sh -m tiny.gguf
+  cp damaged "$profile"
+  "$gtq" run -- ./show.sh -m tiny.gguf >out 2>err
+  expect_ok 'budget' "$gtq" inspect "$profile"
+}
+
+"test_$part"
+[[ $failures == 0 ]] || { echo "$failures checks failed"; exit 1; }
+echo "$part: passed"
