@@ -42,16 +42,22 @@ struct MeanByTile {
   const float* gain;                  // [2 n_pairs] sign * scale / (4 step): before an unscaled Hadamard
 };
 
+// Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
+struct alignas(64) CodeTable {
+  float floats[64];
+  std::int8_t bytes[64];
+};
+
 struct HeadTables {
   int head_dim_k, head_dim_v;
   const std::uint8_t* widths;         // [head_dim_k / 16]
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  float v_gain;                  // v_rms * step of the value codebook
-  const float* key_norms;        // [256] by norm byte
-  const float* value_norms;      // [256]
-  const std::int8_t* levels[7];  // [width] -> codebook levels
+  float v_gain;              // v_rms * step of the value codebook
+  const float* key_norms;    // [256] by norm byte
+  const float* value_norms;  // [256]
+  const CodeTable* codes;    // [7] by width
   MeanByLogit by_logit;
   MeanByTile by_tile;
 };

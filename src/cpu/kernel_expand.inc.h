@@ -48,14 +48,14 @@ GTQ_INLINE void split_words(const vu (&w)[W], vu (&o)[8]) {
   }
 }
 
-// Codebook as floats in one register (repeated to fill it) or in two.
+// Codebook as floats in one register or in two.
 template <int W>
 struct FloatTable {
   static constexpr int kParts = (1 << W) > kLanes ? (1 << W) / kLanes : 1;
   vf part[kParts];
 
-  explicit FloatTable(const std::int8_t* levels) {
-    for (int i = 0; i < kParts * kLanes; ++i) part[i / kLanes][i % kLanes] = levels[i % (1 << W)];
+  explicit FloatTable(const CodeTable& from) {
+    for (int i = 0; i < kParts; ++i) part[i] = load<vf>(from.floats + i * kLanes);
   }
   GTQ_INLINE vf look_up(const vf (&table)[kParts], vu index) {
     const vf low = __builtin_shuffle(table[0], reinterpret_cast<vi>(index));
@@ -78,8 +78,8 @@ struct ByteTable {
   static constexpr int kParts = W <= 4 ? 1 : (1 << W) / 16;
   v16b part[kParts];
 
-  explicit ByteTable(const std::int8_t* levels) {
-    for (int i = 0; i < kParts * 16; ++i) part[i / 16][i % 16] = levels[i % (1 << W)];
+  explicit ByteTable(const CodeTable& from) {
+    for (int i = 0; i < kParts; ++i) part[i] = load<v16b>(from.bytes + i * 16);
   }
   GTQ_INLINE v16b look_up(const v16b (&table)[kParts], v16b index) {
     if constexpr (kParts == 1) {
@@ -107,9 +107,9 @@ struct ByteTable {
 // For instruction sets without a byte permutation.
 template <int W>
 struct ScalarTable {
-  const std::int8_t* levels;
+  const float* levels;
 
-  explicit ScalarTable(const std::int8_t* all) : levels(all) {}
+  explicit ScalarTable(const CodeTable& from) : levels(from.floats) {}
   GTQ_INLINE void rows(const ScalarTable& table, vu codes, vf (&out)[4]) {
     std::uint8_t code[4 * kLanes];
     __builtin_memcpy(code, &codes, sizeof(code));
@@ -133,9 +133,9 @@ using TableOf = typename Choose<kPermutesFloats && (1 << W) <= 2 * kLanes, Float
 
 // `prefetch` is the same unit of the page that comes next.
 template <int W>
-void expand_unit(const std::int8_t* levels, const std::uint8_t* unit, const std::uint8_t* prefetch,
+void expand_unit(const CodeTable& codes, const std::uint8_t* unit, const std::uint8_t* prefetch,
                  float* __restrict low, float* __restrict high) {
-  const TableOf<W> table(levels);
+  const TableOf<W> table(codes);
   for (int i = 0; i < W; ++i) __builtin_prefetch(prefetch + 64 * i, 0, 2);
   for (int chunk = 0; chunk < kVecs; ++chunk) {
     vu words[W];
@@ -156,19 +156,19 @@ void expand_unit(const std::int8_t* levels, const std::uint8_t* unit, const std:
 
 void expand(int width, const HeadTables& head, const std::uint8_t* unit, const std::uint8_t* prefetch,
             float* low, float* high) {
-  const std::int8_t* levels = head.levels[width];
+  const CodeTable& codes = head.codes[width];
   switch (width) {
     case 1:
-      return expand_unit<1>(levels, unit, prefetch, low, high);
+      return expand_unit<1>(codes, unit, prefetch, low, high);
     case 2:
-      return expand_unit<2>(levels, unit, prefetch, low, high);
+      return expand_unit<2>(codes, unit, prefetch, low, high);
     case 3:
-      return expand_unit<3>(levels, unit, prefetch, low, high);
+      return expand_unit<3>(codes, unit, prefetch, low, high);
     case 4:
-      return expand_unit<4>(levels, unit, prefetch, low, high);
+      return expand_unit<4>(codes, unit, prefetch, low, high);
     case 5:
-      return expand_unit<5>(levels, unit, prefetch, low, high);
+      return expand_unit<5>(codes, unit, prefetch, low, high);
     default:
-      return expand_unit<6>(levels, unit, prefetch, low, high);
+      return expand_unit<6>(codes, unit, prefetch, low, high);
   }
 }

@@ -32,7 +32,16 @@ template <class V>
 GTQ_INLINE void store(void* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
-GTQ_INLINE vf splat(float x) { return vf{} + x; }
+// All lanes x. Written out: only this form is one broadcast instruction.
+GTQ_INLINE vf splat(float x) {
+#if defined(__AVX512F__)
+  return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif defined(__AVX__)
+  return vf{x, x, x, x, x, x, x, x};
+#else
+  return vf{x, x, x, x};
+#endif
+}
 GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 

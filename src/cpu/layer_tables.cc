@@ -1,6 +1,7 @@
 #include "cpu/layer_tables.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -23,6 +24,21 @@ void fit_chebyshev(F f, float sign, float* out) {
     }
     out[k] = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
   }
+}
+
+const CodeTable* code_tables() {
+  static const auto tables = [] {
+    std::array<CodeTable, kMaxWidth + 1> all{};
+    for (int width = kMinWidth; width <= kMaxWidth; ++width) {
+      for (int i = 0; i < 64; ++i) {
+        const std::int8_t level = codebook_levels(width)[i % (1 << width)];
+        all[width].floats[i] = level;
+        all[width].bytes[i] = level;
+      }
+    }
+    return all;
+  }();
+  return tables.data();
 }
 
 // Position of cell j of a page on [-1, 1].
@@ -51,7 +67,7 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   }
   t.key_norms = norms_.data();
   t.value_norms = norms_.data() + 256;
-  for (int width = kMinWidth; width <= kMaxWidth; ++width) t.levels[width] = codebook_levels(width);
+  t.codes = code_tables();
   build_by_logit(plan, rope);
   build_by_tile(plan, rope);
 }
