@@ -23,10 +23,11 @@ LayerReport report_layer(const LayerProfile& layer, const Budget& budget) {
   out.head_dim_k = layer.head_dim_k;
   out.head_dim_v = layer.head_dim_v;
   for (const HeadPlan& plan : plan_layer(layer, budget)) {
-    for (std::uint8_t width : plan.widths) out.groups_of_width.at(width) += 1.0 / layer.n_kv_heads;
-    for (std::uint8_t centred : plan.centred)
-      out.centred_blocks += (centred != 0 ? 1.0 : 0.0) / layer.n_kv_heads;
+    for (std::uint8_t width : plan.widths) out.groups_of_width.at(width) += 1;
+    for (std::uint8_t centred : plan.centred) out.centred_blocks += centred != 0 ? 1 : 0;
   }
+  for (double& n : out.groups_of_width) n /= layer.n_kv_heads;
+  out.centred_blocks /= layer.n_kv_heads;
   out.log10_q = log10_mean(layer.energy_q, layer.n_kv_heads);
   out.log10_k = log10_mean(layer.energy_k, layer.n_kv_heads);
   out.log10_e = log10_mean(layer.energy_e, layer.n_kv_heads);
