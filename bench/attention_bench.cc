@@ -1,5 +1,5 @@
 // Speed of the attention kernels on one thread: decode (one query row) and prefill (512 rows, causal, at the
-// end of the cache), one KV head with g query heads, 3-bit keys and values, all rope_blocks centred or none.
+// end of the cache), one KV head with g query heads, all rope_blocks centred or none.
 //
 //   ns/key/head   time per cell and query head
 //   GMAC/s        multiply-adds of q k^T and p v, masked pairs not counted
@@ -16,6 +16,7 @@ namespace {
 struct Shape {
   int head_dim, group, n_rows, kv_len;
   bool centred;
+  int bits = 4;
 };
 
 void run(benchmark::State& state, const cpu::Kernel& kernel, const Shape& shape) {
@@ -24,7 +25,7 @@ void run(benchmark::State& state, const cpu::Kernel& kernel, const Shape& shape)
   LayerProfile layer = test::random_layer(random, shape.group, 1, d, d, shape.centred ? 1.0f : 0.0f);
   layer.rope.n_rot = d;
   layer.rope.freq_base = 5e5f;
-  const LayerCodec codec(layer, Budget{3, 3});
+  const LayerCodec codec(layer, Budget{shape.bits, shape.bits});
   const test::Cache cache = test::random_cache(random, codec, test::consecutive(shape.kv_len, 0));
   std::vector<float> q, out;
   for (int i = 0; i < shape.n_rows * shape.group * d; ++i) q.push_back(test::random_normal(random));
@@ -52,8 +53,8 @@ void run(benchmark::State& state, const cpu::Kernel& kernel, const Shape& shape)
 void register_all() {
   for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
     const auto add = [&](const char* kind, const Shape& s) {
-      const std::string name = fmt::format("{}/{}/d:{}/g:{}/kv:{}{}", kernel.name, kind, s.head_dim, s.group,
-                                           s.kv_len, s.centred ? "/centred" : "");
+      const std::string name = fmt::format("{}/{}/k{}v{}/d:{}/g:{}/kv:{}{}", kernel.name, kind, s.bits, s.bits,
+                                           s.head_dim, s.group, s.kv_len, s.centred ? "/centred" : "");
       benchmark::RegisterBenchmark(name.c_str(), [&kernel, s](benchmark::State& state) {
         run(state, kernel, s);
       })->Unit(benchmark::kMicrosecond);
@@ -65,6 +66,8 @@ void register_all() {
           add("decode", {d, g, 1, kv_len, true});
         }
       }
+      for (const int bits : {2, 3, 5, 6}) add("decode", {d, 1, 1, 4096, true, bits});
+      for (const int bits : {2, 3, 5, 6}) add("decode", {d, 6, 1, 4096, true, bits});
       add("prefill", {d, 6, 512, 4096, true});
     }
   }

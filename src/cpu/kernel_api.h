@@ -3,9 +3,10 @@
 //
 // The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
 //   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
-// where level is the codebook on its int8 grid (step and sm_scale are folded into the query) and mean_j is the
-// rotated mean key in slot space. Few rows: the mean part is computed in logit space, from the products
-// c = conj(q) mu of each rope_block ("mean by logit"). Many rows: it is added to the expanded keys ("by tile").
+// where level is the codebook on its int8 grid (step, sm_scale and 1 / kLevelUnit are folded into the query)
+// and mean_j is the rotated mean key in slot space. Few rows: the mean part is computed in logit space, from
+// the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows: it is added to the expanded keys
+// ("by tile").
 #pragma once
 
 #include <cstddef>
@@ -39,12 +40,15 @@ struct MeanByTile {
   const float *mean_re, *mean_im;     // [2][n_pairs]
   const double* turns;                // [n_pairs]
   const float* cos_sin;               // [4 panels][n_pairs][cos 16 keys, sin 16 keys] of theta * j
-  const float* gain;                  // [2 n_pairs] sign * scale / (4 step): before an unscaled Hadamard
+  const float* gain;  // [2 n_pairs] kLevelUnit * sign * scale / (4 step): before an unscaled Hadamard
 };
+
+// Kernels expand codes to kLevelUnit * level, which costs them least; a power of two, so nothing is rounded.
+inline constexpr float kLevelUnit = 16777216.0f;
 
 // Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
 struct alignas(64) CodeTable {
-  float floats[64];
+  float floats[64];  // times kLevelUnit
   std::int8_t bytes[64];
 };
 
@@ -54,7 +58,7 @@ struct HeadTables {
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  float v_gain;              // v_rms * step of the value codebook
+  float v_gain;              // v_rms * step of the value codebook / kLevelUnit
   const float* key_norms;    // [256] by norm byte
   const float* value_norms;  // [256]
   const CodeTable* codes;    // [7] by width

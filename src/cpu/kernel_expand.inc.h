@@ -1,15 +1,17 @@
-// Expansion of one unit (page_layout.h) to floats: codebook levels of 8 outputs, each as 4 rows of a 16-column
-// panel. Outputs 0..3 go to `low`, 4..7 to `high`, 16 rows each:
+// Expansion of one unit (page_layout.h) to floats: kLevelUnit times the codebook levels of 8 outputs, each as 4
+// rows of a 16-column panel. Outputs 0..3 go to `low`, 4..7 to `high`, 16 rows each:
 //
 //   lane c of word w  ->  byte i of output o = code  ->  row 4 (o % 4) + i, column c
 //
 // Where a register holds the codebook as floats, a code is looked up by one lane permutation of floats, whose
 // index may have anything above the code; wider codebooks go through byte tables of 16 entries.
 
-#if defined(__AVX2__)
-constexpr bool kPermutesFloats = true;
+#if defined(__AVX512F__)
+constexpr int kFloatEntries = 32;  // of the largest codebook that a permutation of floats looks up
+#elif defined(__AVX2__)
+constexpr int kFloatEntries = 8;
 #else
-constexpr bool kPermutesFloats = false;
+constexpr int kFloatEntries = 0;
 #endif
 #if defined(__SSSE3__) || defined(__aarch64__)
 constexpr bool kPermutesBytes = true;
@@ -18,6 +20,29 @@ constexpr bool kPermutesBytes = false;
 #endif
 
 constexpr std::uint32_t bytes_of(std::uint32_t byte) { return byte * 0x01010101u; }
+
+// Each byte of `codes` replaced by the entry of the table that its low 4 bits name.
+GTQ_INLINE vb permute_bytes(v16b table, vu codes) {
+#if defined(__AVX512F__)
+  const auto q = reinterpret_cast<v8q>(codes);
+  const v4q low = __builtin_shufflevector(q, q, 0, 1, 2, 3), high = __builtin_shufflevector(q, q, 4, 5, 6, 7);
+  v2q part[4] = {__builtin_shufflevector(low, low, 0, 1), __builtin_shufflevector(low, low, 2, 3),
+                 __builtin_shufflevector(high, high, 0, 1), __builtin_shufflevector(high, high, 2, 3)};
+  GTQ_UNROLL
+  for (v2q& p : part) p = reinterpret_cast<v2q>(__builtin_shuffle(table, reinterpret_cast<v16b>(p)));
+  const v4q a = __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3);
+  const v4q b = __builtin_shufflevector(part[2], part[3], 0, 1, 2, 3);
+  return reinterpret_cast<vb>(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7));
+#elif defined(__AVX__)
+  const auto q = reinterpret_cast<v4q>(codes);
+  const v2q low = __builtin_shufflevector(q, q, 0, 1), high = __builtin_shufflevector(q, q, 2, 3);
+  const auto a = reinterpret_cast<v2q>(__builtin_shuffle(table, reinterpret_cast<v16b>(low)));
+  const auto b = reinterpret_cast<v2q>(__builtin_shuffle(table, reinterpret_cast<v16b>(high)));
+  return reinterpret_cast<vb>(__builtin_shufflevector(a, b, 0, 1, 2, 3));
+#else
+  return __builtin_shuffle(table, reinterpret_cast<v16b>(codes));
+#endif
+}
 
 // Codes of 8 outputs of one vector of lanes; garbage above the code where no bits had to be joined.
 template <int W>
@@ -57,22 +82,18 @@ struct FloatTable {
   explicit FloatTable(const CodeTable& from) {
     for (int i = 0; i < kParts; ++i) part[i] = load<vf>(from.floats + i * kLanes);
   }
-  GTQ_INLINE vf look_up(const vf (&table)[kParts], vu index) {
-    const vf low = __builtin_shuffle(table[0], reinterpret_cast<vi>(index));
-    if constexpr (kParts == 1) {
-      return low;
-    } else {
-      const vf high = __builtin_shuffle(table[1], reinterpret_cast<vi>(index));
-      return reinterpret_cast<vi>(index << (32 - W)) < 0 ? high : low;
-    }
-  }
   GTQ_INLINE void rows(const FloatTable& table, vu codes, vf (&out)[4]) {
     GTQ_UNROLL
-    for (int i = 0; i < 4; ++i) out[i] = look_up(table.part, codes >> (8 * i));
+    for (int i = 0; i < 4; ++i) {
+      const vi index = reinterpret_cast<vi>(codes >> (8 * i));
+      out[i] = kParts == 1 ? __builtin_shuffle(table.part[0], index)
+                           : __builtin_shuffle(table.part[0], table.part[kParts - 1], index);
+    }
   }
 };
 
-// Codebook as bytes, in 1, 2 or 4 tables of 16.
+// Codebook as bytes, in 1, 2 or 4 tables of 16; bits 4 and 5 of the code choose among them. A level in the top
+// byte of a lane is 2^24 levels, which is why kLevelUnit is what it is.
 template <int W>
 struct ByteTable {
   static constexpr int kParts = W <= 4 ? 1 : (1 << W) / 16;
@@ -81,26 +102,25 @@ struct ByteTable {
   explicit ByteTable(const CodeTable& from) {
     for (int i = 0; i < kParts; ++i) part[i] = load<v16b>(from.bytes + i * 16);
   }
-  GTQ_INLINE v16b look_up(const v16b (&table)[kParts], v16b index) {
+  GTQ_INLINE vb choose(vu bit7, vb high, vb low) { return reinterpret_cast<vb>(bit7) < 0 ? high : low; }
+  GTQ_INLINE vb levels(const ByteTable& table, vu codes) {
+    vb found[kParts];
+    GTQ_UNROLL
+    for (int i = 0; i < kParts; ++i) found[i] = permute_bytes(table.part[i], codes);
     if constexpr (kParts == 1) {
-      return __builtin_shuffle(table[0], index);
-    } else if constexpr (kParts == 2) {
-      return __builtin_shuffle(table[0], table[1], index);
+      return found[0];
     } else {
-      const v16b low = __builtin_shuffle(table[0], table[1], index);
-      const v16b high = __builtin_shuffle(table[2], table[3], index);
-      return (index & 32) != 0 ? high : low;
+      const vb low = choose(codes << 3, found[1], found[0]);
+      if constexpr (kParts == 2) return low;
+      return choose(codes << 2, choose(codes << 3, found[kParts - 1], found[kParts - 2]), low);
     }
   }
   GTQ_INLINE void rows(const ByteTable& table, vu codes, vf (&out)[4]) {
-    v16b piece[kLanes / 4];
-    __builtin_memcpy(piece, &codes, sizeof(codes));
+    const vu level = reinterpret_cast<vu>(levels(table, codes));
     GTQ_UNROLL
-    for (int i = 0; i < kLanes / 4; ++i) piece[i] = look_up(table.part, piece[i]);
-    vi level;
-    __builtin_memcpy(&level, piece, sizeof(level));
-    GTQ_UNROLL
-    for (int i = 0; i < 4; ++i) out[i] = __builtin_convertvector(level << (24 - 8 * i) >> 24, vf);
+    for (int i = 0; i < 4; ++i) {
+      out[i] = __builtin_convertvector(reinterpret_cast<vi>(level << (24 - 8 * i) & 0xff000000u), vf);
+    }
   }
 };
 
@@ -128,7 +148,7 @@ struct Choose<false, T, F> {
   using Type = F;
 };
 template <int W>
-using TableOf = typename Choose<kPermutesFloats && (1 << W) <= 2 * kLanes, FloatTable<W>,
+using TableOf = typename Choose<(1 << W) <= kFloatEntries, FloatTable<W>,
                                 typename Choose<kPermutesBytes, ByteTable<W>, ScalarTable<W>>::Type>::Type;
 
 // `prefetch` is the same unit of the page that comes next.

@@ -28,28 +28,34 @@ void gemm_block(const Gemm& g, int row, int panel) {
   const float* __restrict a = g.a + row * g.a_stride;
   const float* __restrict b = g.b + panel * g.panel_stride;
   const std::size_t a_stride = g.a_stride, panel_stride = g.panel_stride;
-  vf acc[R][P * kVecs] = {};
-  for (int k = 0; k < g.k; ++k) {
-    vf column[P * kVecs];
+  // Few accumulators would wait for each other: then even and odd k have their own. k is even.
+  constexpr int kSets = R * P * kVecs < 8 ? 2 : 1;
+  vf sets[kSets][R][P * kVecs] = {};
+  for (int k = 0; k < g.k; k += kSets) {
     GTQ_UNROLL
-    for (int v = 0; v < P * kVecs; ++v) {
-      column[v] = load<vf>(b + v / kVecs * panel_stride + v % kVecs * kLanes);
-    }
-    GTQ_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const vf x = splat(a[r * a_stride]);
+    for (int set = 0; set < kSets; ++set) {
+      vf column[P * kVecs];
       GTQ_UNROLL
-      for (int v = 0; v < P * kVecs; ++v) acc[r][v] += x * column[v];
+      for (int v = 0; v < P * kVecs; ++v) {
+        column[v] = load<vf>(b + v / kVecs * panel_stride + v % kVecs * kLanes + set * kPanel);
+      }
+      GTQ_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const vf x = splat(a[r * a_stride + set]);
+        GTQ_UNROLL
+        for (int v = 0; v < P * kVecs; ++v) sets[set][r][v] += x * column[v];
+      }
     }
-    ++a;
-    b += kPanel;
+    a += kSets;
+    b += kSets * kPanel;
   }
   GTQ_UNROLL
   for (int r = 0; r < R; ++r) {
     float* c = g.c + (row + r) * g.c_stride + panel * kPanel;
     GTQ_UNROLL
     for (int v = 0; v < P * kVecs; ++v) {
-      vf result = acc[r][v];
+      vf result = sets[0][r][v];
+      if constexpr (kSets == 2) result += sets[1][r][v];
       if constexpr (S == Store::kAddColumnScaled) {
         result = load<vf>(c + v * kLanes) + result * load<vf>(g.scale + panel * kPanel + v * kLanes);
       } else if constexpr (S == Store::kRowScaleAdd) {

@@ -12,12 +12,16 @@ constexpr int kLanes = 4;
 constexpr int kVecs = kPanel / kLanes;          // vectors of a panel row
 constexpr int kPageVecs = kPageCells / kLanes;  // vectors of a row of logits
 
-#define GTQ_VECTOR(type, n) type __attribute__((vector_size(n * sizeof(type)), may_alias))
+#define GTQ_VECTOR(type, n) type __attribute__((vector_size((n) * sizeof(type)), may_alias))
 using vf = GTQ_VECTOR(float, kLanes);
 using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
+using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
 using v16b = GTQ_VECTOR(std::int8_t, 16);
+using v2q = GTQ_VECTOR(std::int64_t, 2);
+using v4q = GTQ_VECTOR(std::int64_t, 4);
+using v8q = GTQ_VECTOR(std::int64_t, 8);
 #undef GTQ_VECTOR
 #define GTQ_INLINE static inline __attribute__((always_inline))
 #define GTQ_UNROLL _Pragma("GCC unroll 16")

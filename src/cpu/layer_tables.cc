@@ -32,7 +32,7 @@ const CodeTable* code_tables() {
     for (int width = kMinWidth; width <= kMaxWidth; ++width) {
       for (int i = 0; i < 64; ++i) {
         const std::int8_t level = codebook_levels(width)[i % (1 << width)];
-        all[width].floats[i] = level;
+        all[width].floats[i] = kLevelUnit * static_cast<float>(level);
         all[width].bytes[i] = level;
       }
     }
@@ -59,7 +59,7 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.key_norm_offset = keys.norm_offset;
   t.value_norm_offset = values.norm_offset;
   t.v_width = plan.v_width;
-  t.v_gain = plan.v_rms * codebook_step(plan.v_width);
+  t.v_gain = plan.v_rms * codebook_step(plan.v_width) / kLevelUnit;
   norms_.resize(512);
   for (int i = 0; i < 256; ++i) {
     norms_[i] = key_norm(static_cast<std::uint8_t>(i));
@@ -153,8 +153,8 @@ void HeadTableSet::build_by_tile(const HeadPlan& plan, const Rope& rope) {
         tile_means_[(2 * r + c) * n_pairs + p] = plan.mean_keys[c * plan.head_dim_k + plan.dims[2 * p + r]];
       }
       const int slot = 2 * p + r;
-      gain_[slot] =
-          rotation_sign(0, slot) * plan.scale[slot] / (4.0f * codebook_step(plan.widths[slot / kGroupDims]));
+      gain_[slot] = kLevelUnit * rotation_sign(0, slot) * plan.scale[slot] /
+                    (4.0f * codebook_step(plan.widths[slot / kGroupDims]));
     }
     for (int j = 0; j < kPageCells; ++j) {
       float* at = &cos_sin_[(static_cast<std::size_t>(j / kPanel) * n_pairs + p) * 2 * kPanel + j % kPanel];
