@@ -119,7 +119,8 @@ struct ByteTable {
     const vu level = reinterpret_cast<vu>(levels(table, codes));
     GTQ_UNROLL
     for (int i = 0; i < 4; ++i) {
-      out[i] = __builtin_convertvector(reinterpret_cast<vi>(level << (24 - 8 * i) & 0xff000000u), vf);
+      const vu top = level << (24 - 8 * i);
+      out[i] = __builtin_convertvector(reinterpret_cast<vi>(i == 0 ? top : top & 0xff000000u), vf);
     }
   }
 };

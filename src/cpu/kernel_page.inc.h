@@ -13,25 +13,32 @@ constexpr float kInfinity = __builtin_inff();
 bool load_cells(const PageJob& job, PageView* view) {
   const std::int64_t first = view->page * kPageCells;
   view->n_cells = job.kv_len - first < kPageCells ? static_cast<int>(job.kv_len - first) : kPageCells;
-  bool any = false;
-  for (int j = 0; j < kPageCells; ++j) {
-    const bool occupied = j < view->n_cells && job.positions[first + j] != -1;
+  int n_occupied = 0;
+  for (int j = 0; j < view->n_cells; ++j) {
+    const bool occupied = job.positions[first + j] != -1;
     view->blank[j] = occupied ? 0.0f : -kInfinity;
-    any |= occupied;
+    n_occupied += occupied ? 1 : 0;
   }
-  return any;
+  for (int j = view->n_cells; j < kPageCells; ++j) view->blank[j] = -kInfinity;
+  return n_occupied > 0;
 }
 
 void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t* values, PageView* view) {
   const HeadTables& head = *job.head;
-  view->any_mean[0] = view->any_mean[1] = false;
+  const std::uint8_t* __restrict key_bytes = keys + head.key_norm_offset;
+  const std::uint8_t* __restrict value_bytes = values + head.value_norm_offset;
+  for (int j = 0; j < kPageCells; ++j) view->key_norm[j] = head.key_norms[key_bytes[j]];
+  for (int j = 0; j < kPageCells; ++j) view->value_norm[j] = head.value_norms[value_bytes[j]];
+  std::int32_t any_first = 0, any_other = 0;
   for (int j = 0; j < kPageCells; ++j) {
-    const std::uint8_t key_byte = keys[head.key_norm_offset + j];
-    view->key_norm[j] = head.key_norms[key_byte];
-    view->value_norm[j] = head.value_norms[values[head.value_norm_offset + j]];
-    view->first_mean[j] = key_byte < 128 ? -1 : 0;
-    view->any_mean[key_byte >> 7] |= view->blank[j] == 0.0f;
+    const std::int32_t first_mean = key_bytes[j] < 128 ? -1 : 0;
+    const std::int32_t occupied = view->blank[j] == 0.0f ? -1 : 0;
+    view->first_mean[j] = first_mean;
+    any_first |= first_mean & occupied;
+    any_other |= ~first_mean & occupied;
   }
+  view->any_mean[0] = any_first != 0;
+  view->any_mean[1] = any_other != 0;
   __builtin_memcpy(&view->start, static_cast<const char*>(job.page_positions) + view->page * sizeof(PageStart),
                    sizeof(PageStart));
 }
@@ -43,9 +50,10 @@ bool load_masks(const PageJob& job, PageView* view) {
   if (job.mask == nullptr) return true;
   view->row_begin = job.n_rows;
   view->row_end = 0;
+  std::uint16_t tail[kPageCells];
+  if (view->n_cells < kPageCells) __builtin_memset(tail, 0, sizeof(tail));
   for (int r = 0; r < job.n_rows; ++r) {
     const char* row = reinterpret_cast<const char*>(job.mask) + r * job.mask_row_stride;
-    std::uint16_t tail[kPageCells] = {};
     const void* from = row + view->page * kPageCells * sizeof(std::uint16_t);
     if (view->n_cells < kPageCells) {
       __builtin_memcpy(tail, from, view->n_cells * sizeof(std::uint16_t));
