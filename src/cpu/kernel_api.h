@@ -36,9 +36,10 @@ struct MeanByLogit {
 
 // All by slot pair: pair p is the rope_block in slots 2 p, 2 p + 1.
 struct MeanByTile {
+  int n_padded;                       // n_pairs rounded up to 16
   const std::uint8_t* group_centred;  // [n_groups]
   const float *mean_re, *mean_im;     // [2][n_pairs]
-  const double* turns;                // [n_pairs]
+  const double* turns;                // [n_padded]
   const float* cos_sin;               // [4 panels][n_pairs][cos 16 keys, sin 16 keys] of theta * j
   const float* gain;  // [2 n_pairs] kLevelUnit * sign * scale / (4 step): before an unscaled Hadamard
 };

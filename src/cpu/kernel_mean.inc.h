@@ -102,7 +102,7 @@ GTQ_INLINE void key_angles(const PageJob& job, const PageView& view, int p, int 
     const float* table =
         mean.cos_sin + (static_cast<std::size_t>(cell / kPanel) * n_pairs + p) * 2 * kPanel + cell % kPanel;
     const vf tc = load<vf>(table), ts = load<vf>(table + kPanel);
-    const float pc = job.scratch.phase[p], ps = job.scratch.phase[n_pairs + p];
+    const float pc = job.scratch.phase[p], ps = job.scratch.phase[mean.n_padded + p];
     *c = tc * pc - ts * ps;
     *s = ts * pc + tc * ps;
     return;

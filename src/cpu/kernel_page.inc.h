@@ -85,8 +85,8 @@ void compute_logits(const PageJob& job, const PageView& view, const std::uint8_t
   const std::size_t panel = static_cast<std::size_t>(head.head_dim_k) * kPanel;
   if (!by_tile) add_mean_by_logit(job, view, m0, m1);
   if (by_tile && view.start.regular) {
-    const int n_pairs = head.head_dim_k / 2;
-    phases(head.by_tile.turns, view.start.start, n_pairs, s.phase, s.phase + n_pairs);
+    const int n_padded = head.by_tile.n_padded;
+    phases(head.by_tile.turns, view.start.start, n_padded, s.phase, s.phase + n_padded);
   }
   for (int half = 0; half < 2; ++half) {
     for (int g = 0; g < head.head_dim_k / 16; ++g) {

@@ -138,7 +138,8 @@ void HeadTableSet::build_by_tile(const HeadPlan& plan, const Rope& rope) {
   const int n_pairs = rope.n_blocks();
   std::vector<int> block_of(plan.head_dim_k);
   for (int i = 0; i < n_pairs; ++i) block_of[rope.first(i)] = block_of[rope.second(i)] = i;
-  tile_turns_.resize(n_pairs);
+  const int n_padded = round_up(n_pairs, kPanel);
+  tile_turns_.assign(n_padded, 0.0);
   tile_means_.assign(4 * n_pairs, 0.0f);
   cos_sin_.resize(static_cast<std::size_t>(n_pairs) * 2 * kPageCells);
   gain_.resize(plan.head_dim_k);
@@ -162,8 +163,9 @@ void HeadTableSet::build_by_tile(const HeadPlan& plan, const Rope& rope) {
       at[kPanel] = static_cast<float>(std::sin(theta * j));
     }
   }
-  tables_.by_tile = {group_centred_.data(), tile_means_.data(), tile_means_.data() + 2 * n_pairs,
-                     tile_turns_.data(),    cos_sin_.data(),    gain_.data()};
+  tables_.by_tile = {
+      n_padded,           group_centred_.data(), tile_means_.data(), tile_means_.data() + 2 * n_pairs,
+      tile_turns_.data(), cos_sin_.data(),       gain_.data()};
 }
 
 }  // namespace gtq::cpu

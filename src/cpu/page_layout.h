@@ -29,6 +29,7 @@
 //     6     [x:2][w:6]               x = bits 0-1, 2-3, 4-5 of output 6 (w 0..2) and 7 (w 3..5)
 //
 // A norm byte of cell j of the page is byte j of the last 64. Page bytes = 64 * row bytes, no padding.
+// Cells of a page share bytes: threads that store at the same time must store into different pages.
 #pragma once
 
 #include <cstddef>
