@@ -17,6 +17,7 @@ quietly() {
   shift
   mkdir -p "$log_dir"
   if "$@" >"$log" 2>&1 </dev/null; then return 0; fi
+  grep '^FAILED' "$log" >&2 || true # ninja's word for a step whose message may be far above the end
   tail -n 30 "$log" >&2
   echo "${0##*/}: failed; the whole log is ${log#"$root"/}" >&2
   return 1

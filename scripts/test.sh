@@ -34,12 +34,15 @@ run_preset() {
   count_ctest "$log"
 }
 
+# Names the files only; `clang-format -i FILE` mends them.
 check_format() {
-  local files
+  local files bad
   mapfile -t files < <(git ls-files '*.cc' '*.h')
-  if clang-format --dry-run -Werror "${files[@]}"; then
+  bad=$(clang-format --dry-run -Werror "${files[@]}" 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error.*/\1/p' | sort -u) || true
+  if [ -z "$bad" ]; then
     count 1 0
   else
+    printf 'not formatted: %s\n' "$bad"
     count 0 1
   fi
 }
