@@ -26,7 +26,7 @@ void run(benchmark::State& state, const cpu::Kernel& kernel, const Shape& shape)
   layer.rope.n_rot = d;
   layer.rope.freq_base = 5e5f;
   const LayerCodec codec(layer, Budget{shape.bits, shape.bits});
-  const test::Cache cache = test::random_cache(random, codec, test::consecutive(shape.kv_len, 0));
+  const test::Cache cache = test::random_cache(random, codec, test::consecutive(shape.kv_len, 0), false);
   std::vector<float> q, out;
   for (int i = 0; i < shape.n_rows * shape.group * d; ++i) q.push_back(test::random_normal(random));
   AttentionCall call = test::make_call(codec, cache, shape.group, shape.n_rows, q, out);

@@ -112,7 +112,8 @@ Case random_case(unsigned seed, bool prefill) {
   c.layer =
       random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
   c.codec = std::make_unique<LayerCodec>(c.layer, Budget{random_int(random, 1, 6), random_int(random, 1, 6)});
-  c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, 300)));
+  c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, 300)),
+                         random_int(random, 0, 2) == 0);
   const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);
   const float sigma = random_int(random, 0, 1) == 0 ? 0.3f : 1.0f;
   for (int i = 0; i < n_rows * n_q_heads * head_dim_k; ++i) c.q.push_back(random_normal(random, sigma));
@@ -167,7 +168,7 @@ TEST(Attention, NothingToAttendGivesZeros) {
   Random random(3);
   const LayerProfile layer = random_layer(random, 4, 2, 64, 64, 1.0f);
   const LayerCodec codec(layer, Budget{});
-  const Cache cache = random_cache(random, codec, std::vector<std::int32_t>(100, kEmptyCell));
+  const Cache cache = random_cache(random, codec, std::vector<std::int32_t>(100, kEmptyCell), false);
   const std::vector<float> q(4 * 64, 1.0f);
   std::vector<float> out;
   const AttentionCall call = make_call(codec, cache, 4, 1, q, out);

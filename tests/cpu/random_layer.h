@@ -64,8 +64,10 @@ struct Cache {
   PagePositions page_positions;
 };
 
-// positions decides which cells are filled. First tokens (position 0) and some others get mean index 0.
-inline Cache random_cache(Random& random, const LayerCodec& codec, std::vector<std::int32_t> positions) {
+// positions decides which cells are filled. First tokens (position 0) get mean index 0, with mixed_means some
+// others too.
+inline Cache random_cache(Random& random, const LayerCodec& codec, std::vector<std::int32_t> positions,
+                          bool mixed_means) {
   Cache cache;
   const auto n_cells = static_cast<std::int64_t>(positions.size());
   const std::int64_t n_pages = (n_cells + kPageTokens - 1) / kPageTokens;
@@ -76,7 +78,6 @@ inline Cache random_cache(Random& random, const LayerCodec& codec, std::vector<s
   fill(cache.key_pages, n_pages * codec.key_page_bytes());
   fill(cache.value_pages, n_pages * codec.value_page_bytes());
   std::vector<std::uint8_t> keys, values;
-  const bool mixed_means = random_int(random, 0, 2) == 0;
   for (std::int64_t cell = 0; cell < n_cells; ++cell) {
     if (positions[cell] == kEmptyCell) continue;
     fill(keys, codec.key_token_bytes());
