@@ -1,0 +1,217 @@
+// graph_compute of the decorator. Packed recipe: the cache's nodes become GGML_OP_CUSTOM nodes in a copy of the
+// node list, so that ggml-cpu runs the whole graph in one go with its own threads. Recording, simulated recipes
+// and K-shift graphs go in slices that end or begin at the cache's nodes.
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "ggml-backend-impl.h"
+#include "ggml-impl.h"
+#include "gtq/error.h"
+#include "plugin/device.h"
+#include "plugin/ops.h"
+#include "plugin/recorder.h"
+#include "plugin/settings.h"
+#include "plugin/simulate.h"
+
+namespace gtq::plugin {
+namespace {
+
+struct Context {
+  ggml_backend_t cpu = nullptr;
+  int n_threads = 4;
+  SpinBarrier barrier;
+  std::unique_ptr<std::byte[]> workspace;
+  std::size_t workspace_bytes = 0;
+  std::vector<ggml_tensor> custom;
+  std::vector<ggml_tensor*> nodes;
+  std::vector<std::pair<Context*, const ggml_tensor*>> tasks;
+  bool fingerprint_checked = false;
+
+  void* aligned_workspace() const {
+    return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(workspace.get()) + 63) &
+                                   ~std::uintptr_t{63});
+  }
+};
+
+Context& context_of(ggml_backend_t backend) { return *static_cast<Context*>(backend->context); }
+
+bool packed_node(const ggml_tensor* node) {
+  return (is_cache_store(node) && packed_cache(node) != nullptr) ||
+         (is_cache_attention(node) && packed_cache(node->src[1]) != nullptr);
+}
+
+bool shift_node(const ggml_tensor* node) { return node->op == GGML_OP_ROPE && packed_cache(node) != nullptr; }
+
+void run_custom(ggml_tensor*, int thread, int n_threads, void* userdata) {
+  const auto& [context, node] = *static_cast<const std::pair<Context*, const ggml_tensor*>*>(userdata);
+  if (node->op == GGML_OP_SET_ROWS) {
+    store_rows(node, thread, n_threads);
+  } else {
+    run_attention(node, context->aligned_workspace(), context->barrier, thread, n_threads);
+  }
+}
+
+ggml_status compute_packed(Context& context, ggml_cgraph* graph) {
+  note_positions(graph->nodes, graph->n_nodes);
+  std::size_t bytes = 0, n_tasks = 0;
+  for (int i = 0; i < graph->n_nodes; ++i) {
+    if (!packed_node(graph->nodes[i])) continue;
+    ++n_tasks;
+    if (is_cache_attention(graph->nodes[i])) {
+      bytes = std::max(bytes, attention_workspace(graph->nodes[i], context.n_threads));
+    }
+  }
+  if (bytes > context.workspace_bytes) {
+    context.workspace.reset(new std::byte[bytes + 64]);
+    context.workspace_bytes = bytes;
+  }
+  context.custom.resize(n_tasks);
+  context.tasks.resize(n_tasks);
+  context.nodes.assign(graph->nodes, graph->nodes + graph->n_nodes);
+  std::size_t task = 0;
+  for (ggml_tensor*& node : context.nodes) {
+    if (!packed_node(node)) continue;
+    context.tasks[task] = {&context, node};
+    ggml_tensor& custom = context.custom[task];
+    custom = *node;
+    custom.op = GGML_OP_CUSTOM;
+    std::memset(custom.op_params, 0, sizeof custom.op_params);
+    const ggml_custom_op_params params = {run_custom, GGML_N_TASKS_MAX, &context.tasks[task]};
+    std::memcpy(custom.op_params, &params, sizeof params);
+    node = &custom;
+    ++task;
+  }
+  ggml_cgraph copy = *graph;
+  copy.nodes = context.nodes.data();
+  copy.uid = 0;
+  return ggml_backend_graph_compute(context.cpu, &copy);
+}
+
+ggml_status compute_slice(Context& context, ggml_cgraph* graph, int begin, int end) {
+  if (begin >= end) return GGML_STATUS_SUCCESS;
+  ggml_cgraph view = ggml_graph_view(graph, begin, end);
+  return ggml_backend_graph_compute(context.cpu, &view);
+}
+
+ggml_status compute_shift(Context& context, ggml_cgraph* graph) {
+  const ggml_tensor* last = nullptr;
+  int begin = 0;
+  for (int i = 0; i < graph->n_nodes; ++i) {
+    if (!shift_node(graph->nodes[i])) continue;
+    const ggml_status status = compute_slice(context, graph, begin, i);
+    if (status != GGML_STATUS_SUCCESS) return status;
+    shift_keys(graph->nodes[i]);
+    last = graph->nodes[i];
+    begin = i + 1;
+  }
+  const ggml_status status = compute_slice(context, graph, begin, graph->n_nodes);
+  finish_shift(last);
+  return status;
+}
+
+ggml_status compute_recorded(Context& context, ggml_cgraph* graph) {
+  int begin = 0;
+  for (int i = 0; i < graph->n_nodes; ++i) {
+    if (!is_cache_store(graph->nodes[i]) && !is_cache_attention(graph->nodes[i])) continue;
+    const ggml_status status = compute_slice(context, graph, begin, i + 1);
+    if (status != GGML_STATUS_SUCCESS) return status;
+    record_node(graph->nodes[i]);
+    begin = i + 1;
+  }
+  return compute_slice(context, graph, begin, graph->n_nodes);
+}
+
+ggml_status compute_simulated(Context& context, ggml_cgraph* graph) {
+  int begin = 0;
+  for (int i = 0; i < graph->n_nodes; ++i) {
+    if (!is_cache_store(graph->nodes[i])) continue;
+    const ggml_status status = compute_slice(context, graph, begin, i);
+    if (status != GGML_STATUS_SUCCESS) return status;
+    simulate_rows(graph->nodes[i]);
+    begin = i;
+  }
+  return compute_slice(context, graph, begin, graph->n_nodes);
+}
+
+bool fingerprint_matches(Context& context, const ggml_cgraph* graph) {
+  if (context.fingerprint_checked || settings().recipe == Recipe::kF16) return true;
+  bool attends = false;
+  for (int i = 0; i < graph->n_nodes && !attends; ++i) attends = is_cache_attention(graph->nodes[i]);
+  if (!attends) return true;
+  context.fingerprint_checked = true;
+  const std::uint64_t fingerprint = graph_fingerprint(graph->nodes, graph->n_nodes);
+  if (settings().recipe == Recipe::kRecord) {
+    record_fingerprint(fingerprint);
+    return true;
+  }
+  if (fingerprint == settings().profile.fingerprint) return true;
+  context.fingerprint_checked = false;
+  say_once("the profile in GTQ_PROFILE was made for another model (\"" + settings().profile.model_name +
+           "\"); make one for this model with `gtq calibrate -m MODEL`");
+  return false;
+}
+
+ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
+  Context& context = context_of(backend);
+  if (!fingerprint_matches(context, graph)) return GGML_STATUS_FAILED;
+  try {
+    switch (settings().recipe) {
+      case Recipe::kF16:
+        return ggml_backend_graph_compute(context.cpu, graph);
+      case Recipe::kRecord:
+        return compute_recorded(context, graph);
+      case Recipe::kBlockGtq:
+      case Recipe::kTqMse:
+        return compute_simulated(context, graph);
+      case Recipe::kGtq:
+        break;
+    }
+    for (int i = 0; i < graph->n_nodes; ++i) {
+      if (shift_node(graph->nodes[i])) return compute_shift(context, graph);
+    }
+    return compute_packed(context, graph);
+  } catch (const std::bad_alloc&) {
+    say_once("no memory left for the attention workspace; use a smaller -ub or -c");
+    return GGML_STATUS_ALLOC_FAILED;
+  } catch (const std::exception& e) {
+    say_once(e.what());
+    return GGML_STATUS_FAILED;
+  }
+}
+
+const char* name(ggml_backend_t) { return "GTQ0"; }
+
+void free_backend(ggml_backend_t backend) {
+  ggml_backend_free(context_of(backend).cpu);
+  delete &context_of(backend);
+  delete backend;
+}
+
+ggml_backend_i backend_interface() {
+  ggml_backend_i i = {};  // members not set: asynchronous access, plans and events, which a CPU has no use for
+  i.get_name = name;
+  i.free = free_backend;
+  i.graph_compute = graph_compute;
+  return i;
+}
+
+}  // namespace
+
+ggml_backend_t new_backend() {
+  static ggml_guid guid = {'g', 't', 'q', '-', 'k', 'v', '-', 'c', 'a', 'c', 'h', 'e', 0, 0, 0, 1};
+  auto* context = new Context;
+  context->cpu = ggml_backend_dev_init(cpu_device(), nullptr);
+  return new ggml_backend{&guid, backend_interface(), device(), context};
+}
+
+void set_backend_threads(ggml_backend_t backend, int n_threads) {
+  Context& context = context_of(backend);
+  context.n_threads = n_threads;
+  ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(cpu_device());
+  auto set = reinterpret_cast<ggml_backend_set_n_threads_t>(
+      ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+  if (set != nullptr) set(context.cpu, n_threads);
+}
+
+}  // namespace gtq::plugin

@@ -1,0 +1,176 @@
+#include "plugin/ops.h"
+
+#include <cstring>
+#include <set>
+
+#include "gtq/error.h"
+
+namespace gtq::plugin {
+namespace {
+
+template <typename T>
+const T* at(const ggml_tensor* t, std::int64_t i1, std::int64_t i2 = 0, std::int64_t i3 = 0) {
+  return reinterpret_cast<const T*>(static_cast<const char*>(t->data) + i1 * t->nb[1] + i2 * t->nb[2] +
+                                    i3 * t->nb[3]);
+}
+
+std::int64_t cell_of(const ggml_tensor* indices, std::int64_t i) {
+  const char* p = static_cast<const char*>(indices->data) + i * indices->nb[0];
+  return indices->type == GGML_TYPE_I64 ? *reinterpret_cast<const std::int64_t*>(p)
+                                        : *reinterpret_cast<const std::int32_t*>(p);
+}
+
+AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
+  const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+  PackedCache& cache = *packed_cache(k);
+  AttentionCall call;
+  call.codec = cache.tensors.at(root(k)).codec;
+  const std::int64_t stream = static_cast<std::int64_t>(k->view_offs / root(k)->nb[2]) + s;
+  const std::int64_t pages = cache.n_cells / kPageTokens * stream;
+  call.key_pages = static_cast<const std::uint8_t*>(root(k)->data) + pages * call.codec->key_page_bytes();
+  call.value_pages = static_cast<const std::uint8_t*>(root(v)->data) + pages * call.codec->value_page_bytes();
+  call.positions = &cache.positions[stream * cache.n_cells];
+  call.page_positions = &cache.page_positions[stream];
+  call.kv_len = k->ne[1];
+  call.n_q_heads = static_cast<int>(q->ne[2]);
+  call.n_rows = q->ne[1];
+  call.q = at<float>(q, 0, 0, s);
+  call.q_row_stride = q->nb[1];
+  call.q_head_stride = q->nb[2];
+  if (mask != nullptr) {
+    call.mask = at<std::uint16_t>(mask, 0, 0, s % mask->ne[3]);
+    call.mask_row_stride = mask->nb[1];
+  }
+  if (node->src[4] != nullptr) call.sinks = static_cast<const float*>(node->src[4]->data);
+  call.out = const_cast<float*>(at<float>(node, 0, 0, s));
+  call.out_row_stride = node->nb[2];
+  call.out_head_stride = node->nb[1];
+  std::memcpy(&call.sm_scale, &node->op_params[0], 4);
+  std::memcpy(&call.alibi_max_bias, &node->op_params[1], 4);
+  std::memcpy(&call.logit_softcap, &node->op_params[2], 4);
+  return call;
+}
+
+}  // namespace
+
+bool is_cache_store(const ggml_tensor* node) {
+  return node->op == GGML_OP_SET_ROWS && cache_name(root(node)).has_value() &&
+         node->src[0]->type == GGML_TYPE_F32;
+}
+
+bool is_cache_attention(const ggml_tensor* node) {
+  return node->op == GGML_OP_FLASH_ATTN_EXT && cache_name(root(node->src[1])).has_value();
+}
+
+const ggml_tensor* rope_of(const ggml_tensor* store) {
+  const ggml_tensor* t = store->src[0];
+  while (t != nullptr && (t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE)) {
+    t = t->src[0];
+  }
+  return t != nullptr && t->op == GGML_OP_ROPE ? t : nullptr;
+}
+
+RopeParams rope_params(const ggml_tensor* rope) {
+  RopeParams p;
+  if (rope->op_params[2] != 0 && rope->op_params[2] != 2) throw Error("this RoPE mode is not supported by gtq");
+  p.mode = static_cast<RopeMode>(rope->op_params[2]);
+  p.n_rot = rope->op_params[1];
+  p.n_ctx_orig = rope->op_params[4];
+  std::memcpy(&p.freq_base, &rope->op_params[5], 4);
+  std::memcpy(&p.freq_scale, &rope->op_params[6], 4);
+  std::memcpy(&p.ext_factor, &rope->op_params[7], 4);
+  std::memcpy(&p.beta_fast, &rope->op_params[9], 4);
+  std::memcpy(&p.beta_slow, &rope->op_params[10], 4);
+  if (rope->src[2] != nullptr) {
+    const auto* factors = static_cast<const float*>(rope->src[2]->data);
+    p.freq_factors.assign(factors, factors + p.n_rot / 2);
+  }
+  return p;
+}
+
+void note_positions(ggml_tensor** nodes, int n_nodes) {
+  std::set<PackedCache*> done;
+  for (int i = 0; i < n_nodes; ++i) {
+    if (!is_cache_store(nodes[i])) continue;
+    PackedCache* cache = packed_cache(nodes[i]);
+    const ggml_tensor* rope = cache != nullptr ? rope_of(nodes[i]) : nullptr;
+    if (rope == nullptr || !done.insert(cache).second) continue;
+    const auto* positions = static_cast<const std::int32_t*>(rope->src[1]->data);
+    for (std::int64_t t = 0; t < nodes[i]->src[0]->ne[1]; ++t) {
+      cache->positions[cell_of(nodes[i]->src[1], t)] = positions[t];
+    }
+    cache->refresh_pages();
+  }
+}
+
+void store_rows(const ggml_tensor* node, int thread, int n_threads) {
+  PackedCache& cache = *packed_cache(node);
+  const PackedTensor& packed = cache.tensors.at(root(node));
+  const LayerCodec& codec = *packed.codec;
+  auto* pages = static_cast<std::uint8_t*>(root(node)->data);
+  std::vector<std::uint8_t> rows(packed.is_key ? codec.key_token_bytes() : codec.value_token_bytes());
+  for (std::int64_t t = 0; t < node->src[0]->ne[1]; ++t) {
+    const std::int64_t cell = cell_of(node->src[1], t);
+    if (cell / kPageTokens % n_threads != thread) continue;  // cells of one page share bytes
+    const auto* x = at<float>(node->src[0], t);
+    std::uint8_t* row = rows.data();
+    for (int h = 0; h < codec.n_kv_heads(); ++h) {
+      if (packed.is_key) {
+        codec.key_codec(h).encode(x + h * codec.head_dim_k(), cache.positions[cell], row);
+        row += codec.key_codec(h).row_bytes();
+      } else {
+        codec.value_codec(h).encode(x + h * codec.head_dim_v(), row);
+        row += codec.value_codec(h).row_bytes();
+      }
+    }
+    if (packed.is_key) {
+      codec.store_key_rows(pages, cell, rows.data());
+    } else {
+      codec.store_value_rows(pages, cell, rows.data());
+    }
+  }
+}
+
+std::size_t attention_workspace(const ggml_tensor* node, int n_threads) {
+  return attention_workspace_bytes(attention_call(node, 0), n_threads);
+}
+
+void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrier, int thread, int n_threads) {
+  for (std::int64_t s = 0; s < node->src[0]->ne[3]; ++s) {
+    if (s > 0) barrier.wait(n_threads);  // the workspace of the stream before must be free
+    attention(attention_call(node, s), workspace, barrier, thread, n_threads);
+  }
+}
+
+void shift_keys(const ggml_tensor* node) {
+  PackedCache& cache = *packed_cache(node);
+  const LayerCodec& codec = *cache.tensors.at(root(node)).codec;
+  auto* pages = static_cast<std::uint8_t*>(root(node)->data);
+  const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
+  std::vector<std::uint8_t> rows(codec.key_token_bytes());
+  std::vector<float> key(codec.head_dim_k());
+  for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(cache.positions.size()); ++cell) {
+    const std::int32_t position = cache.positions[cell];
+    if (shift[cell] == 0 || position == kEmptyCell) continue;
+    codec.load_key_rows(pages, cell, rows.data());
+    std::uint8_t* row = rows.data();
+    for (int h = 0; h < codec.n_kv_heads(); ++h) {
+      codec.key_codec(h).decode(row, position, key.data());
+      codec.rope().rotate(key.data(), shift[cell], key.data());
+      codec.key_codec(h).encode(key.data(), position + shift[cell], row);
+      row += codec.key_codec(h).row_bytes();
+    }
+    codec.store_key_rows(pages, cell, rows.data());
+  }
+}
+
+void finish_shift(const ggml_tensor* node) {
+  PackedCache& cache = *packed_cache(node);
+  const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
+  for (std::size_t cell = 0; cell < cache.positions.size(); ++cell) {
+    if (cache.positions[cell] != kEmptyCell) cache.positions[cell] += shift[cell];
+  }
+  cache.refresh_pages();
+}
+
+}  // namespace gtq::plugin
