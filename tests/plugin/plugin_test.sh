@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# plugin_test.sh GTQ PLUGIN LLAMA_BIN MODEL TEXT: recipes inside stock llama-perplexity, against its own f16 cache.
+set -euo pipefail
+gtq=$1 plugin=$2 llama=$3 model=$4 text=$5
+[ -f "$model" ] || exit 77
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+perplexity() { "$llama/llama-perplexity" -m "$model" -f "$text" -c 256 --chunks 4 -t 2 -fa on "$@" </dev/null 2>&1; }
+# Mean KLD of one recipe and budget.
+kld() {
+  GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/p.gtq.gguf GTQ_RECIPE=$1 GTQ_KV=$2 \
+    perplexity --kl-divergence --kl-divergence-base "$dir/base" >"$dir/log" || { cat "$dir/log"; exit 1; }
+  awk '/Mean +KLD/ {print $3}' "$dir/log"
+}
+expect() { # expect NAME VALUE LOW HIGH
+  awk -v v="$2" -v lo="$3" -v hi="$4" 'BEGIN {exit !(v != "" && v >= lo && v <= hi)}' ||
+    { echo "$1: mean KLD '$2' is not in [$3, $4]"; exit 1; }
+  echo "$1: mean KLD $2"
+}
+
+"$gtq" calibrate -m "$model" -o "$dir/p.gtq.gguf" -t 2
+perplexity --kl-divergence-base "$dir/base" >/dev/null
+# Bounds on both sides: an error that shrinks without a reason is a fault too.
+expect f16 "$(kld f16 k4v4)" -0.00001 0.00001
+expect k4v4 "$(kld gtq k4v4)" 0.004 0.03
+grep -q "gtq: recipe gtq k4v4, 4.125 true bits" "$dir/log"
+expect k3v3 "$(kld gtq k3v3)" 0.02 0.10
+expect tq-mse "$(kld tq-mse k3v3)" 0.10 1.0
+
+# A damaged profile: llama.cpp goes on with its own cache and says so.
+head -c 1000 "$dir/p.gtq.gguf" >"$dir/cut.gguf"
+GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/cut.gguf "$llama/llama-completion" -m "$model" -p Hello -n 2 -no-cnv \
+  --temp 0 </dev/null >"$dir/out" 2>"$dir/log"
+grep -q "^gtq: .*llama.cpp goes on with its own cache" "$dir/log"
+# No flash attention: our sentence, no crash.
+if GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/p.gtq.gguf "$llama/llama-completion" -m "$model" -p Hello -n 2 -no-cnv \
+  -fa off </dev/null >"$dir/out" 2>"$dir/log"; then
+  echo "-fa off must not run"; exit 1
+else
+  [ $? -lt 128 ] || { echo "-fa off crashed"; tail -5 "$dir/log"; exit 1; }
+fi
+grep -q "^gtq: .*needs flash attention" "$dir/log"
