@@ -103,7 +103,7 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
   const int n_basis = 2 * n_fast + (n_smooth > 0 ? kChebyshev : 0);
   basis_.resize(static_cast<std::size_t>(n_basis) * kPageCells);
   for (int j = 0; j < kPageCells; ++j) {
-    float* column = &basis_[static_cast<std::size_t>(j / kPanel) * n_basis * kPanel + j % kPanel];
+    float* column = basis_.data() + static_cast<std::size_t>(j / kPanel) * n_basis * kPanel + j % kPanel;
     for (int n = 0; n < n_fast; ++n) {
       column[n * kPanel] = static_cast<float>(std::cos(rope.theta(fast[n]) * j));
       column[(n_fast + n) * kPanel] = static_cast<float>(-std::sin(rope.theta(fast[n]) * j));
