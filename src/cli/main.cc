@@ -71,6 +71,33 @@ CLI::App* add_run(CLI::App& app, RunOptions& options, std::function<int()>& verb
   return sub;
 }
 
+void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand(
+      "kld", "KL divergence of each cache from f16, by llama-perplexity: a table, logs and a CSV file");
+  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
+  sub->add_option("-f,--file", options.text, "text to measure on")->required();
+  sub->add_option(
+         "--caches", options.caches,
+         "comma separated: f16 (through the plugin); q8_0 and other stock types; k3v3 and other budgets; "
+         "block-gtq-k3v3, tq-mse-k3v3 (simulated)")
+      ->capture_default_str();
+  CLI::Option* calibrate =
+      sub->add_option("--calibrate", options.calibrate,
+                      "text to calibrate on (default: one inside gtq, profile kept in the cache)");
+  sub->add_option("--profile", options.profile, "profile to use as it is")->excludes(calibrate);
+  sub->add_option("-o,--output", options.output, "folder for logs and kld.csv")->capture_default_str();
+  sub->add_option("-c,--ctx-size", options.n_ctx, "tokens of a chunk")
+      ->check(CLI::Range(16, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("--chunks", options.n_chunks, "chunks of the text")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: llama.cpp's choice)")
+      ->check(CLI::Range(1, 1024));
+  sub->footer("Example:\n  gtq eval kld -m model.gguf -f text.txt --caches q4_0,k4v4,k3v3");
+  sub->callback([&] { verb = [&] { return eval_kld(options); }; });
+}
+
 int fail(int code, const std::string& message) {
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
@@ -103,9 +130,13 @@ int parse_and_call(std::vector<std::string> arguments) {
   CalibrateOptions calibrate_options;
   InspectOptions inspect_options;
   RunOptions run_options;
+  EvalKldOptions eval_kld_options;
   std::function<int()> verb;
   add_calibrate(app, calibrate_options, verb);
   add_inspect(app, inspect_options, verb);
+  CLI::App* eval_app = app.add_subcommand("eval", "measure the quality of KV caches with stock programs");
+  eval_app->require_subcommand(1);
+  add_eval_kld(*eval_app, eval_kld_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);
 
   // All behind the first "--" of `gtq run` is the program's, to the letter.

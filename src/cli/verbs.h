@@ -39,4 +39,16 @@ struct RunOptions {
 // Does not return when the program could be started.
 int run(const RunOptions& options);
 
+struct EvalKldOptions {
+  std::string model, text;
+  std::string calibrate;  // text to calibrate on, empty: the one inside the program
+  std::string profile;    // empty: made from `calibrate`
+  std::string caches = "f16,q8_0,q5_0,q4_0,k4v4,k3v3,block-gtq-k3v3,tq-mse-k3v3";
+  std::string output = "gtq-eval";
+  int n_ctx = 512;
+  int n_chunks = 20;
+  int n_threads = 0;  // 0: llama.cpp's choice
+};
+int eval_kld(const EvalKldOptions& options);
+
 }  // namespace gtq::cli

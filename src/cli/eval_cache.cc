@@ -1,0 +1,84 @@
+#include "eval_cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "gtq/error.h"
+#include "paths.h"
+#include "reference/paper.h"
+
+namespace gtq::cli {
+namespace {
+
+constexpr std::array<std::string_view, 6> kStockTypes = {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"};
+
+}  // namespace
+
+EvalCache parse_eval_cache(const std::string& name) {
+  EvalCache cache;
+  cache.name = name;
+  if (std::find(kStockTypes.begin(), kStockTypes.end(), name) != kStockTypes.end()) {
+    cache.stock_type = name;
+    return cache;
+  }
+  if (name == "f16") {
+    cache.recipe = "f16";
+    return cache;
+  }
+  cache.recipe = "gtq";
+  std::string budget = name;
+  for (const std::string simulated : {"block-gtq", "tq-mse"}) {
+    if (!name.starts_with(simulated + "-")) continue;
+    cache.recipe = simulated;
+    budget = name.substr(simulated.size() + 1);
+  }
+  try {
+    cache.budget = parse_budget(budget);
+  } catch (const Error&) {
+    throw Error(
+        fmt::format("\"{}\" is no cache to measure; use f16, {}, a budget such as k3v3, block-gtq-k3v3 or "
+                    "tq-mse-k3v3",
+                    printable(name), fmt::join(kStockTypes, ", ")));
+  }
+  return cache;
+}
+
+std::vector<EvalCache> parse_eval_caches(const std::string& names) {
+  std::vector<EvalCache> caches;
+  for (std::size_t at = 0; at <= names.size();) {
+    const std::size_t end = std::min(names.find(',', at), names.size());
+    caches.push_back(parse_eval_cache(names.substr(at, end - at)));
+    at = end + 1;
+  }
+  return caches;
+}
+
+std::vector<std::string> EvalCache::arguments() const {
+  if (stock_type.empty()) return {};
+  return {"--cache-type-k", stock_type, "--cache-type-v", stock_type};
+}
+
+std::vector<std::string> EvalCache::environment(const std::filesystem::path& profile) const {
+  if (!stock_type.empty()) return {};
+  return {"GGML_BACKEND_PATH=" + plugin_path().string(), "GTQ_RECIPE=" + recipe, "GTQ_KV=" + to_string(budget),
+          "GTQ_PROFILE=" + profile.string()};
+}
+
+double simulated_true_bits(const EvalCache& cache, const Profile& profile) {
+  double bits = 0, n_values = 0;
+  for (const LayerProfile& layer : profile.layers) {
+    for (int h = 0; h < layer.n_kv_heads; ++h) {
+      const double of_key = cache.recipe == "block-gtq"
+                                ? reference::BlockGtq(layer, h, cache.budget.k_bits).true_bits()
+                                : cache.budget.k_bits + 16.0 / layer.head_dim_k;
+      bits += of_key * layer.head_dim_k + (cache.budget.v_bits + 16.0 / layer.head_dim_v) * layer.head_dim_v;
+      n_values += layer.head_dim_k + layer.head_dim_v;
+    }
+  }
+  return bits / n_values;
+}
+
+}  // namespace gtq::cli
