@@ -40,16 +40,6 @@ void on_exit_inside_llama() {
              stderr);
 }
 
-// The folder libggml was loaded from: its backends lie there, whatever the build tree is called by now.
-fs::path ggml_dir() {
-  Dl_info info = {};
-  if (dladdr(reinterpret_cast<void*>(&ggml_backend_load_all_from_path), &info) != 0 &&
-      info.dli_fname != nullptr) {
-    return fs::path(info.dli_fname).parent_path();
-  }
-  return llama_bin_dir();
-}
-
 [[noreturn]] void throw_llama_failure(const fs::path& model, const char* what) {
   if (g_out_of_memory) {
     throw Error(fmt::format("not enough memory to {} {}; close other programs or use a smaller quantization",
@@ -60,6 +50,15 @@ fs::path ggml_dir() {
 }
 
 }  // namespace
+
+fs::path ggml_dir() {
+  Dl_info info = {};
+  if (dladdr(reinterpret_cast<void*>(&ggml_backend_load_all_from_path), &info) != 0 &&
+      info.dli_fname != nullptr) {
+    return fs::path(info.dli_fname).parent_path();
+  }
+  return llama_bin_dir();
+}
 
 Recorder load_recorder() {
   llama_log_set(log_errors, nullptr);

@@ -24,6 +24,9 @@ struct Recorder {
 // throws Error when something is missing.
 Recorder load_recorder();
 
+// The folder libggml was loaded from: its backends lie there, whatever the build tree is called by now.
+std::filesystem::path ggml_dir();
+
 class LlamaSession {
  public:
   // Throws Error when the model cannot be loaded or cannot be calibrated.

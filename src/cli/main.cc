@@ -98,6 +98,26 @@ void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& 
   sub->callback([&] { verb = [&] { return eval_kld(options); }; });
 }
 
+void add_eval_decode(CLI::App& app, EvalDecodeOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand(
+      "decode", "logits of each cache against f16 when it is filled token by token, as in generation");
+  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
+  sub->add_option("-f,--file", options.text, "text whose beginning is the prompt")->required();
+  sub->add_option("--caches", options.caches, "as for gtq eval kld")->capture_default_str();
+  sub->add_option("--profile", options.profile,
+                  "profile (default: made on first use, kept in the user's cache)");
+  sub->add_option("-p,--prompt", options.n_prompt, "tokens of the prompt")
+      ->check(CLI::Range(2, 1 << 16))
+      ->capture_default_str();
+  sub->add_option("-n,--predict", options.n_decode, "tokens to generate")
+      ->check(CLI::Range(2, 1 << 16))
+      ->capture_default_str();
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 1024));
+  sub->footer("Example:\n  gtq eval decode -m model.gguf -f text.txt --caches f16,k3v3");
+  sub->callback([&] { verb = [&] { return eval_decode(options); }; });
+}
+
 int fail(int code, const std::string& message) {
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
@@ -131,12 +151,14 @@ int parse_and_call(std::vector<std::string> arguments) {
   InspectOptions inspect_options;
   RunOptions run_options;
   EvalKldOptions eval_kld_options;
+  EvalDecodeOptions eval_decode_options;
   std::function<int()> verb;
   add_calibrate(app, calibrate_options, verb);
   add_inspect(app, inspect_options, verb);
   CLI::App* eval_app = app.add_subcommand("eval", "measure the quality of KV caches with stock programs");
   eval_app->require_subcommand(1);
   add_eval_kld(*eval_app, eval_kld_options, verb);
+  add_eval_decode(*eval_app, eval_decode_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);
 
   // All behind the first "--" of `gtq run` is the program's, to the letter.

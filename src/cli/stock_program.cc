@@ -30,11 +30,7 @@ namespace {
       dup2(null, STDIN_FILENO) < 0) {
     _exit(kExitError);
   }
-  for (const char* name : {"GGML_BACKEND_PATH", "GTQ_RECIPE", "GTQ_KV", "GTQ_PROFILE"}) unsetenv(name);
-  for (const std::string& variable : command.environment) {
-    const std::size_t equals = variable.find('=');
-    setenv(variable.substr(0, equals).c_str(), variable.c_str() + equals + 1, 1);
-  }
+  set_plugin_environment(command.environment);
   std::vector<std::string> arguments = command.arguments;
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -56,6 +52,14 @@ std::string last_gtq_line(const std::string& log) {
 }
 
 }  // namespace
+
+void set_plugin_environment(const std::vector<std::string>& variables) {
+  for (const char* name : {"GGML_BACKEND_PATH", "GTQ_RECIPE", "GTQ_KV", "GTQ_PROFILE"}) unsetenv(name);
+  for (const std::string& variable : variables) {
+    const std::size_t equals = variable.find('=');
+    setenv(variable.substr(0, equals).c_str(), variable.c_str() + equals + 1, 1);
+  }
+}
 
 std::string run_to_end(const StockCommand& command) {
   const fs::path program = find_program(command.program);

@@ -14,6 +14,9 @@ struct StockCommand {
   std::filesystem::path log;             // takes standard output and standard error
 };
 
+// Unsets what an outer gtq or the user may have set for the plugin, then sets `variables` ("NAME=value").
+void set_plugin_environment(const std::vector<std::string>& variables);
+
 // Returns the log's text. Throws Error, which names the log, when the program fails or cannot start. The
 // program ends with this process.
 std::string run_to_end(const StockCommand& command);

@@ -51,4 +51,13 @@ struct EvalKldOptions {
 };
 int eval_kld(const EvalKldOptions& options);
 
+struct EvalDecodeOptions {
+  std::string model, text, profile;  // profile empty: from the cache
+  std::string caches = "f16,q8_0,q4_0,k4v4,k3v3";
+  int n_prompt = 256;
+  int n_decode = 1024;
+  int n_threads = 0;  // 0: one per core
+};
+int eval_decode(const EvalDecodeOptions& options);
+
 }  // namespace gtq::cli
