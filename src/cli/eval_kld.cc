@@ -70,7 +70,9 @@ KldRow read_row(const std::string& name, const std::string& log, double f16_mib)
   row.same_top = last_number(log, "Same top p:");
   row.ppl = last_number(log, "Mean PPL(Q)                   :");
   row.ppl_ratio = last_number(log, "Mean PPL(Q)/PPL(base)         :");
-  if (std::isnan(row.mean)) throw Error(fmt::format("llama-perplexity printed no KL divergence for {}", name));
+  if (std::isnan(row.mean))
+    throw Error(fmt::format(
+        "llama-perplexity printed no KL divergence for {}; it needs more chunks or a larger -c", name));
   return row;
 }
 
@@ -147,7 +149,12 @@ int eval_kld(const EvalKldOptions& options) {
   command.log = fs::path(options.output) / "stock-f16.log";
   const std::string log = run_to_end(command);
   const double f16_mib = sum_of_numbers(log, kKvLabel);
-  print_head(last_number(log, "Final estimate: PPL ="), f16_mib);
+  const double base_ppl = last_number(log, "Final estimate: PPL =");
+  if (std::isnan(base_ppl)) {  // llama-perplexity ends with success all the same
+    throw Error(fmt::format("{} has not enough tokens for chunks of {}; use a longer text or a smaller -c",
+                            printable(options.text), options.n_ctx));
+  }
+  print_head(base_ppl, f16_mib);
 
   std::vector<KldRow> rows;
   for (const EvalCache& cache : caches) {

@@ -275,6 +275,35 @@ END
   expect_ok 'budget' "$gtq" inspect "$profile"
 }
 
+# Quality of caches. f16 through the plugin must be f16 to the last bit; what is packed must differ, and little.
+test_eval() {
+  need_model
+  ln -s "$model" tiny.gguf
+  seq 1 3 2000 >numbers.txt
+  echo short >short.txt
+  expect 2 'model' "$gtq" eval kld -f numbers.txt
+  expect 1 'no text' "$gtq" eval kld -m tiny.gguf -f missing.txt
+  expect 1 'no cache to measure' "$gtq" eval kld -m tiny.gguf -f numbers.txt --caches q4_0,k9v9
+  expect 1 'no cache to measure' "$gtq" eval decode -m tiny.gguf -f numbers.txt --caches k3v3,
+  expect 1 'no model missing.gguf' "$gtq" eval decode -m missing.gguf -f numbers.txt
+  expect 1 'not enough tokens' "$gtq" eval kld -m tiny.gguf -f short.txt --profile "$(profile_of_tiny)"
+  "$gtq" eval kld -m tiny.gguf -f numbers.txt -c 128 --chunks 2 --caches f16,q4_0,k3v3 >out 2>err ||
+    fail 'eval kld'
+  [[ $(wc -l <gtq-eval/kld.csv) == 4 ]] || fail 'kld.csv has not a row per cache'
+  [[ ! -e gtq-eval/base.kld ]] || fail 'the base logits were left'
+  awk -F, '$1 == "k3v3" && $2 > 3.1 && $2 < 3.2 && $4 > 0 && $4 < 1 {ok = 1} END {exit !ok}' gtq-eval/kld.csv ||
+    fail 'k3v3 in kld.csv'
+  "$gtq" eval decode -m tiny.gguf -f numbers.txt -p 64 -n 16 --caches f16,k3v3 >out 2>err || fail 'eval decode'
+  grep -q '^| f16 | 16.000 |.* 100.00 | 0 |.* 100.00 | 0 |' out || fail 'f16 is not identical'
+  grep -q '^| k3v3 | 3.1' out || fail 'k3v3 has no row'
+  grep -q '^| k3v3 .*| 0 |' out && fail 'k3v3 changed nothing'
+}
+
+profile_of_tiny() {
+  [[ -e eval.gtq.gguf ]] || "$gtq" calibrate -m tiny.gguf -o eval.gtq.gguf >/dev/null 2>&1
+  echo eval.gtq.gguf
+}
+
 "test_$part"
 [[ $failures == 0 ]] || { echo "$failures checks failed"; exit 1; }
 echo "$part: passed"
