@@ -14,7 +14,7 @@
 #include <set>
 #include <string>
 
-#include "default_text.h"
+#include "embedded.h"
 #include "gtq/error.h"
 #include "interrupt.h"
 #include "llama_session.h"

@@ -1,10 +1,10 @@
-# cmake -DINPUT=text -DOUTPUT=source.cc -P embed_text.cmake: a C++ source that defines default_text().
+# cmake -DINPUT=file -DNAME=function -DOUTPUT=source.cc -P embed_text.cmake: defines a function of embedded.h.
 # Bytes instead of a string literal: compilers limit the length of those, and no escaping can go wrong.
 file(READ ${INPUT} hex HEX)
 string(REGEX REPLACE "(................................)" "\\1\n" hex "${hex}")
 string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
-file(WRITE ${OUTPUT} "// Made from data/calibration.txt by embed_text.cmake.
-#include \"default_text.h\"
+file(WRITE ${OUTPUT} "// Made from ${INPUT} by embed_text.cmake.
+#include \"embedded.h\"
 
 namespace gtq::cli {
 namespace {
@@ -13,7 +13,7 @@ ${bytes}
 };
 }  // namespace
 
-std::string_view default_text() { return {reinterpret_cast<const char*>(kBytes), sizeof kBytes}; }
+std::string_view ${NAME}() { return {reinterpret_cast<const char*>(kBytes), sizeof kBytes}; }
 
 }  // namespace gtq::cli
 ")

@@ -63,7 +63,13 @@ int inspect(const InspectOptions& options) {
   const Budget budget = parse_budget(options.kv);
   const Profile profile = read_profile(options.profile);
   const ProfileReport report = make_report(profile, budget);
-  fmt::print("{}", options.json ? report_json(report) : report_table(report));
+  if (options.json) {
+    fmt::print("{}", report_json(report));
+  } else if (options.html) {
+    fmt::print("{}", report_html(report));
+  } else {
+    fmt::print("{}", report_table(report));
+  }
   return kExitOk;
 }
 

@@ -38,5 +38,7 @@ ProfileReport make_report(const Profile& profile, const Budget& budget);
 
 std::string report_table(const ProfileReport& report);
 std::string report_json(const ProfileReport& report);
+// A page that needs nothing else: heat maps by layer, KV head and rope_block.
+std::string report_html(const ProfileReport& report);
 
 }  // namespace gtq::cli

@@ -51,7 +51,8 @@ void add_inspect(CLI::App& app, InspectOptions& options, std::function<int()>& v
   CLI::App* sub = app.add_subcommand("inspect", "show what a profile holds and how a budget is spent");
   sub->add_option("profile", options.profile, "profile made by gtq calibrate")->required();
   sub->add_option("--kv", options.kv, kBudgetHelp)->check(check_budget)->capture_default_str();
-  sub->add_flag("--json", options.json, "print JSON");
+  CLI::Option* json = sub->add_flag("--json", options.json, "print JSON");
+  sub->add_flag("--html", options.html, "print a page with heat maps, for a browser")->excludes(json);
   sub->footer("Example:\n  gtq inspect model.gtq.gguf --kv k3v3");
   sub->callback([&] { verb = [&] { return inspect(options); }; });
 }

@@ -27,6 +27,7 @@ struct InspectOptions {
   std::string profile;
   std::string kv = "k4v4";
   bool json = false;
+  bool html = false;
 };
 int inspect(const InspectOptions& options);
 

@@ -168,6 +168,8 @@ test_calibrate() {
   expect_ok 'true|bits per value' "$gtq" inspect tiny.gtq.gguf
   expect_ok '^budget +k3v2' "$gtq" inspect tiny.gtq.gguf --kv k3v2
   expect_ok '"true_bits"' "$gtq" inspect tiny.gtq.gguf --json
+  expect_ok '"budget":"k3v3"' "$gtq" inspect tiny.gtq.gguf --kv k3v3 --html
+  grep -q GTQ_DATA out && fail 'the page has no data'
   seq 1000 >numbers.txt
   expect_ok 'from 130 tokens' "$gtq" calibrate -m tiny.gguf -f numbers.txt -o other.gtq.gguf -n 130 -c 32 -t 1
   expect_ok 'text: numbers.txt' "$gtq" inspect other.gtq.gguf
