@@ -8,7 +8,8 @@ source "$(dirname "$0")/common.sh"
 # libssl-dev lets llama-server speak TLS; ccache makes the second build of llama.cpp short.
 readonly packages=(
   g++ cmake ninja-build git ca-certificates unzip python3 python3-pip ccache
-  libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libssl-dev
+  libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libcpp-httplib-dev
+  libssl-dev pkg-config
 )
 
 is_installed() {

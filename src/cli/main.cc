@@ -119,6 +119,26 @@ void add_eval_decode(CLI::App& app, EvalDecodeOptions& options, std::function<in
   sub->callback([&] { verb = [&] { return eval_decode(options); }; });
 }
 
+void add_eval_needle(CLI::App& app, EvalNeedleOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("needle", "retrieval of facts from long prompts, through llama-server");
+  sub->add_option("-m,--model", options.model, "instruction model, a GGUF file")->required();
+  sub->add_option("-f,--file", options.text, "text to hide facts in (default: one inside gtq, repeated)");
+  sub->add_option("--caches", options.caches, "as for gtq eval kld")->capture_default_str();
+  sub->add_option("--tasks", options.tasks, "comma separated")->capture_default_str();
+  sub->add_option("--lengths", options.lengths, "tokens of text, comma separated")->capture_default_str();
+  sub->add_option("--depths", options.n_depths, "places of the fact, from beginning to end")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  sub->add_option("--seed", options.seed, "of words, numbers and places")->capture_default_str();
+  sub->add_option("--profile", options.profile,
+                  "profile (default: made on first use, kept in the user's cache)");
+  sub->add_option("-o,--output", options.output, "folder for logs and needle.csv")->capture_default_str();
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: llama.cpp's choice)")
+      ->check(CLI::Range(1, 1024));
+  sub->footer("Example:\n  gtq eval needle -m model.gguf --caches f16,k3v3 --lengths 4096,8192");
+  sub->callback([&] { verb = [&] { return eval_needle(options); }; });
+}
+
 int fail(int code, const std::string& message) {
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
@@ -153,6 +173,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   RunOptions run_options;
   EvalKldOptions eval_kld_options;
   EvalDecodeOptions eval_decode_options;
+  EvalNeedleOptions eval_needle_options;
   std::function<int()> verb;
   add_calibrate(app, calibrate_options, verb);
   add_inspect(app, inspect_options, verb);
@@ -160,6 +181,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   eval_app->require_subcommand(1);
   add_eval_kld(*eval_app, eval_kld_options, verb);
   add_eval_decode(*eval_app, eval_decode_options, verb);
+  add_eval_needle(*eval_app, eval_needle_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);
 
   // All behind the first "--" of `gtq run` is the program's, to the letter.

@@ -61,11 +61,16 @@ void set_plugin_environment(const std::vector<std::string>& variables) {
   }
 }
 
-std::string run_to_end(const StockCommand& command) {
+pid_t start(const StockCommand& command) {
   const fs::path program = find_program(command.program);
   const pid_t child = fork();
   if (child < 0) throw Error(fmt::format("cannot start {}: {}", program.string(), std::strerror(errno)));
   if (child == 0) exec_stock(command, program);
+  return child;
+}
+
+std::string run_to_end(const StockCommand& command) {
+  const pid_t child = start(command);
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }

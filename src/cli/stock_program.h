@@ -1,6 +1,8 @@
 // Runs an unmodified llama.cpp program to its end and keeps what it says.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -17,6 +19,8 @@ struct StockCommand {
 // Unsets what an outer gtq or the user may have set for the plugin, then sets `variables` ("NAME=value").
 void set_plugin_environment(const std::vector<std::string>& variables);
 
+// Starts the program, which ends with this process at the latest. Throws Error when there is none.
+pid_t start(const StockCommand& command);
 // Returns the log's text. Throws Error, which names the log, when the program fails or cannot start. The
 // program ends with this process.
 std::string run_to_end(const StockCommand& command);

@@ -61,4 +61,17 @@ struct EvalDecodeOptions {
 };
 int eval_decode(const EvalDecodeOptions& options);
 
+struct EvalNeedleOptions {
+  std::string model, profile;  // profile empty: from the cache
+  std::string text;            // haystack, empty: the calibration text inside the program
+  std::string caches = "f16,q8_0,q4_0,k4v4,k3v3";
+  std::string tasks = "single,distractor,multi,multikey,multivalue,multiquery";
+  std::string lengths = "1024,2048,4096,8192";
+  std::string output = "gtq-eval";
+  int n_depths = 5;
+  int seed = 1;
+  int n_threads = 0;  // 0: llama.cpp's choice
+};
+int eval_needle(const EvalNeedleOptions& options);
+
 }  // namespace gtq::cli
