@@ -4,9 +4,9 @@
 // The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
 //   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
 // where level is the codebook on its int8 grid (step, sm_scale and 1 / kLevelUnit are folded into the query)
-// and mean_j is the rotated mean key in slot space. Few rows: the mean part is computed in logit space, from
-// the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows: it is added to the expanded keys
-// ("by tile").
+// and mean_j is the rotated mean key in slot space. Few rows (kernel_decode.inc.h): the mean part is computed
+// in logit space, from the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows
+// (kernel_page.inc.h): it is added to the expanded keys ("by tile").
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,9 @@ inline constexpr int kPageCells = 64;
 inline constexpr int kPanel = 16;      // columns of a tile panel: keys of an output, or dims of values
 inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks
 inline constexpr int kHalfPage = 32;
+inline constexpr int kTilePages = 4;  // of integer decoding: as many pages share one softmax step
+inline constexpr int kTileCells = kTilePages * kPageCells;
+inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
 // A rope_block is smooth when it turns less than this (radians) over half a page: with 16 Chebyshev
 // polynomials the error is below 2e-7 of its magnitude.
 inline constexpr double kSmoothRadians = 4.5;
@@ -51,6 +54,12 @@ inline constexpr float kLevelUnit = 16777216.0f;
 struct alignas(64) CodeTable {
   float floats[64];  // times kLevelUnit
   std::int8_t bytes[64];
+  std::uint8_t biased[64];  // plus 128
+};
+
+// Four neighbouring numbers of a query or of softmax weights as integers, in the form of a kernel's multiply.
+struct Quad {
+  std::uint64_t bits;
 };
 
 struct HeadTables {
@@ -74,17 +83,22 @@ struct PageStart {
 
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
-  float* query;       // [M][head_dim_k] transformed, scaled                        (in)
-  float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, by logit only)
-  float* rotated;     // [M][n_basis + 32]
-  float* smooth;      // [M][2 n_smooth + 32]
-  float* phase;       // [2][n_padded] cos, sin of the page
-  float* logits;      // [M][64]
-  float* mean0;       // [M][64]
-  float* mask;        // [rows_capacity][64]
-  float* row_scale;   // [M]
-  float* key_tile;    // [2 panels][head_dim_k][16]
-  float* value_tile;  // [2 panels][64][16]
+  float* query;      // [M][head_dim_k] transformed, scaled                        (in)
+  float* mean_c;     // [2 means][M][2 n_padded] re, im of c                       (in, by logit only)
+  float* rotated;    // [M][n_basis + 32]
+  float* smooth;     // [M][2 n_smooth + 32]
+  float* phase;      // [2][n_padded] cos, sin of the page
+  float* logits;     // [M][64, or kTileCells with few rows]
+  float* mean0;      // [M][64]
+  float* mask;       // [rows_capacity][as many]
+  float* row_scale;  // [M]
+  // Integer decoding only.
+  Quad* query_quads;                // [head_dim_k / 4][M]
+  Quad* weight_quads;               // [kTileCells / 4][M]
+  float *query_step, *weight_step;  // [M] value of one unit of a quad's numbers
+  void *query_bias, *weight_bias;   // [M] 8 bytes each: the kernel's Bias
+  float* key_tile;                  // [2 panels][head_dim_k][16]
+  float* value_tile;                // [2 panels][64][16]
 };
 
 // One work item: some query rows, all query heads of one KV head, every `page_step`-th page.
@@ -103,7 +117,7 @@ struct PageJob {
   std::size_t mask_row_stride;  // bytes
   const float* slopes;          // [n_heads] or null
   float logit_softcap;
-  bool mean_by_tile;
+  bool many_rows;  // f32 on expanded tiles of one page; else integers on the codes of kTilePages pages
 
   Scratch scratch;
   // Softmax state, set by the kernel: out = sum_j exp(logit_j - row_max) v_j in rotated value space.

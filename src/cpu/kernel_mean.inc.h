@@ -9,6 +9,7 @@ struct PageView {
   alignas(64) float value_norm[kPageCells];
   alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
   bool any_mean[2];
+  bool plain;              // every cell is occupied and every mask is 0; then no masks were written
   int row_begin, row_end;  // query rows that attend some cell of the page
 };
 
@@ -36,14 +37,14 @@ void rotate_products(const float* c_re, const float* c_im, const float* cosine, 
 }
 
 // out[m][64 keys] of a regular page for mean index c: c_i rotated to the page, then times the constant basis.
-void mean_logits(const PageJob& job, int c, int m0, int m1, float* out) {
+void mean_logits(const PageJob& job, int c, int n, float* out, std::size_t out_stride) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
   const int n_padded = mean.n_padded, n_smooth = mean.n_smooth, fast_padded = mean.fast_padded;
   const std::size_t rotated_stride = mean.n_basis + 32, smooth_stride = 2 * n_smooth + 32;
   const float *cosine = s.phase, *sine = s.phase + n_padded;
   const std::size_t n_all = static_cast<std::size_t>(job.n_rows) * job.n_heads;
-  for (int m = m0; m < m1; ++m) {
+  for (int m = 0; m < n; ++m) {
     const float* re = s.mean_c + (c * n_all + m) * 2 * n_padded;
     const float* im = re + n_padded;
     float* fast = s.rotated + m * rotated_stride;
@@ -53,30 +54,30 @@ void mean_logits(const PageJob& job, int c, int m0, int m1, float* out) {
                     n_padded - fast_padded, smooth, smooth + n_smooth);
   }
   if (n_smooth > 0) {
-    gemm<Store::kSet>({m1 - m0, 1, 2 * n_smooth, s.smooth + m0 * smooth_stride, smooth_stride, mean.chebyshev,
-                       0, s.rotated + m0 * rotated_stride + 2 * mean.n_fast, rotated_stride, nullptr});
+    gemm<Store::kSet>({n, 1, 2 * n_smooth, s.smooth, smooth_stride, mean.chebyshev, 0,
+                       s.rotated + 2 * mean.n_fast, rotated_stride, nullptr});
   }
-  gemm<Store::kSet>({m1 - m0, kPageCells / kPanel, mean.n_basis, s.rotated + m0 * rotated_stride,
-                     rotated_stride, mean.basis, static_cast<std::size_t>(mean.n_basis) * kPanel,
-                     out + m0 * kPageCells, kPageCells, nullptr});
+  gemm<Store::kSet>({n, kPageCells / kPanel, mean.n_basis, s.rotated, rotated_stride, mean.basis,
+                     static_cast<std::size_t>(mean.n_basis) * kPanel, out, out_stride, nullptr});
 }
 
-void add_mean_by_logit(const PageJob& job, const PageView& view, int m0, int m1) {
+// The mean term of n pairs and the 64 cells of a regular page, to logits[m * kTileCells + cell].
+void mean_terms(const PageJob& job, const PageView& view, int n, float* logits) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
   const double start = view.start.start;
   phases(mean.turns, start, mean.fast_padded, s.phase, s.phase + mean.n_padded);
   phases(mean.turns + mean.fast_padded, start + (kPageCells - 1) / 2.0, mean.n_padded - mean.fast_padded,
          s.phase + mean.fast_padded, s.phase + mean.n_padded + mean.fast_padded);
-  mean_logits(job, view.any_mean[1] ? 1 : 0, m0, m1, s.logits);
-  if (!view.any_mean[0] || !view.any_mean[1] || mean.n_padded == 0) return;
-  mean_logits(job, 0, m0, m1, s.mean0);
-  for (int m = m0; m < m1; ++m) {
-    float* logits = s.logits + m * kPageCells;
+  mean_logits(job, view.any_mean[1] ? 1 : 0, n, logits, kTileCells);
+  if (!view.any_mean[0] || !view.any_mean[1]) return;
+  mean_logits(job, 0, n, s.mean0, kPageCells);
+  for (int m = 0; m < n; ++m) {
+    float* row = logits + m * kTileCells;
     for (int j = 0; j < kPageCells; j += kLanes) {
       const vf both =
-          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(logits + j);
-      store(logits + j, both);
+          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(row + j);
+      store(row + j, both);
     }
   }
 }

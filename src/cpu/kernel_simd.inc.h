@@ -62,9 +62,9 @@ GTQ_INLINE float lane_sum(vf v) {
   return sum;
 }
 
-// e^x for |x| <= 87, clamped outside. Relative error below 2e-7.
-GTQ_INLINE vf exp_clamped(vf x) {
-  x = min(max(x, splat(-87.0f)), splat(87.0f));
+// e^x for -87 <= x <= 88, e^-87 below. Relative error below 2e-7.
+GTQ_INLINE vf exp_floored(vf x) {
+  x = max(x, splat(-87.0f));
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   const vf shifted = x * 1.44269504f + kRound;
   const vf n = shifted - kRound;
@@ -80,8 +80,8 @@ GTQ_INLINE vf exp_clamped(vf x) {
   return p * reinterpret_cast<vf>(exponent);
 }
 // e^x for x <= 0, 0 where it is below 1e-37.
-GTQ_INLINE vf exp_nonpositive(vf x) { return x < -86.0f ? vf{} : exp_clamped(x); }
-GTQ_INLINE vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_clamped(2.0f * x) + 1.0f); }
+GTQ_INLINE vf exp_nonpositive(vf x) { return x < -86.0f ? vf{} : exp_floored(x); }
+GTQ_INLINE vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_floored(min(2.0f * x, splat(87.0f))) + 1.0f); }
 
 // cos and sin of a full turn times f, f in [-0.5, 0.5], absolute error below 3e-7: Taylor series of half the
 // angle, then doubled.

@@ -34,6 +34,7 @@ const CodeTable* code_tables() {
         const std::int8_t level = codebook_levels(width)[i % (1 << width)];
         all[width].floats[i] = kLevelUnit * static_cast<float>(level);
         all[width].bytes[i] = level;
+        all[width].biased[i] = static_cast<std::uint8_t>(level + 128);
       }
     }
     return all;
