@@ -92,12 +92,12 @@ Partial take_partial(Carver& carver, const AttentionCall& call, const Split& spl
 }
 
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
-  std::size_t n_padded = 0, n_basis = 0, n_smooth = 0;
+  std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
     const MeanByLogit& mean = head->table_set.tables().by_logit;
     n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
-    n_basis = std::max<std::size_t>(n_basis, mean.n_basis);
-    n_smooth = std::max<std::size_t>(n_smooth, mean.n_smooth);
+    n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
+    n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
   const std::size_t few_pairs = split.many_rows ? 0 : pairs;
@@ -105,10 +105,15 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
   s.mean_c = carver.take<float>(kMeans * few_pairs * 2 * n_padded);
-  s.rotated = carver.take<float>(few_pairs * (n_basis + 32));
-  s.smooth = carver.take<float>(few_pairs * (2 * n_smooth + 32));
+  s.even = carver.take<float>(few_pairs * (n_fast + kPanel));
+  s.odd = carver.take<float>(few_pairs * (n_fast + kPanel));
+  s.smooth_re = carver.take<float>(few_pairs * n_smooth);
+  s.smooth_im = carver.take<float>(few_pairs * n_smooth);
   s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
   s.logits = carver.take<float>(pairs * tile_cells);
+  s.phase_step = carver.take<float>(2 * n_padded);
+  s.even_part = carver.take<float>(few_pairs * kHalfPage);
+  s.odd_part = carver.take<float>(few_pairs * kHalfPage);
   s.mean0 = carver.take<float>(few_pairs * kPageCells);
   s.mask = carver.take<float>(split.rows_per_item * tile_cells);
   s.row_scale = carver.take<float>(pairs);

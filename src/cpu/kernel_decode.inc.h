@@ -291,7 +291,7 @@ void softmax_tile(const PageJob& job, const Tile& tile, int m) {
 
 // ---- tiles
 
-void tile_logits(const PageJob& job, const Tile& tile) {
+void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
   const int n = job.n_rows * job.n_heads;
   for (int t = 0; t < tile.n_pages; ++t) {
     const PageView& view = tile.views[t];
@@ -303,7 +303,7 @@ void tile_logits(const PageJob& job, const Tile& tile) {
       continue;
     }
     const bool add = job.head->by_logit.n_padded > 0;
-    if (add) mean_terms(job, view, n, logits);
+    if (add) mean_terms(job, view, n, walk, logits);
     for_blocks(n, [&](auto size, int m) {
       const std::uint8_t* next = m == 0 ? keys + kTilePages * job.page_step * job.key_page_stride : nullptr;
       key_page<decltype(size)::value>(job, view, keys, next, m, logits, add);
@@ -311,9 +311,9 @@ void tile_logits(const PageJob& job, const Tile& tile) {
   }
 }
 
-void finish_tile_of_pages(const PageJob& job, const Tile& tile) {
+void finish_tile_of_pages(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
   const int n = job.n_rows * job.n_heads;
-  tile_logits(job, tile);
+  tile_logits(job, tile, walk);
   for (int m = 0; m < n; ++m) softmax_tile(job, tile, m);
   const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
   for_blocks(n,
@@ -336,15 +336,16 @@ void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
 void attend_tiles(const PageJob& job) {
   clear_state(job);
   quantize_queries(job);
+  PhaseWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
   const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) {
     add_page(job, page, &tile);
     if (tile.n_pages == kTilePages) {
-      finish_tile_of_pages(job, tile);
+      finish_tile_of_pages(job, tile, &walk);
       tile.n_pages = 0;
     }
   }
-  if (tile.n_pages > 0) finish_tile_of_pages(job, tile);
+  if (tile.n_pages > 0) finish_tile_of_pages(job, tile, &walk);
 }

@@ -25,22 +25,41 @@ bool load_cells(const PageJob& job, PageView* view) {
   return n_occupied > 0;
 }
 
+// Norms of kLanes norm bytes: 2^(code / 16 - octaves_down) up to rounding of `octave`, the norms of 16 codes
+// from 16 * octaves_down on.
+GTQ_INLINE vf norms_of(const float* octave, int octaves_down, vu codes) {
+  const vu exponent = (codes >> 4) - static_cast<std::uint32_t>(octaves_down);
+  vu fraction;
+  if constexpr (kLanes == 16) {
+    fraction = reinterpret_cast<vu>(__builtin_shuffle(load<vf>(octave), reinterpret_cast<vi>(codes & 15)));
+  } else if constexpr (kLanes == 8) {
+    fraction = reinterpret_cast<vu>(
+        __builtin_shuffle(load<vf>(octave), load<vf>(octave + 8), reinterpret_cast<vi>(codes & 15)));
+  } else {
+    vf looked_up;
+    for (int i = 0; i < kLanes; ++i) looked_up[i] = octave[codes[i] & 15];
+    fraction = reinterpret_cast<vu>(looked_up);
+  }
+  return reinterpret_cast<vf>(fraction + (exponent << 23));
+}
+
 void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t* values, PageView* view) {
   const HeadTables& head = *job.head;
-  const std::uint8_t* __restrict key_bytes = keys + head.key_norm_offset;
-  const std::uint8_t* __restrict value_bytes = values + head.value_norm_offset;
-  for (int j = 0; j < kPageCells; ++j) view->key_norm[j] = head.key_norms[key_bytes[j]];
-  for (int j = 0; j < kPageCells; ++j) view->value_norm[j] = head.value_norms[value_bytes[j]];
-  std::int32_t any_first = 0, any_other = 0;
-  for (int j = 0; j < kPageCells; ++j) {
-    const std::int32_t first_mean = key_bytes[j] < 128 ? -1 : 0;
-    const std::int32_t occupied = view->blank[j] == 0.0f ? -1 : 0;
-    view->first_mean[j] = first_mean;
+  vi any_first{}, any_other{};
+  for (int j = 0; j < kPageCells; j += kLanes) {
+    const vu key = __builtin_convertvector(load<vcodes>(keys + head.key_norm_offset + j), vu);
+    const vu value = __builtin_convertvector(load<vcodes>(values + head.value_norm_offset + j), vu);
+    store(view->key_norm + j, norms_of(head.key_norm_octave, kKeyNormOctaves, key & 127));
+    const vf value_norm = norms_of(head.value_norm_octave, kValueNormOctaves, value);
+    store(view->value_norm + j, value == 0 ? vf{} : value_norm);
+    const vi first_mean = key < 128;
+    const vi occupied = load<vf>(view->blank + j) == 0.0f;
+    store(view->first_mean + j, first_mean);
     any_first |= first_mean & occupied;
     any_other |= ~first_mean & occupied;
   }
-  view->any_mean[0] = any_first != 0;
-  view->any_mean[1] = any_other != 0;
+  view->any_mean[0] = any_lane(any_first);
+  view->any_mean[1] = any_lane(any_other);
   __builtin_memcpy(&view->start, static_cast<const char*>(job.page_positions) + view->page * sizeof(PageStart),
                    sizeof(PageStart));
 }
@@ -52,9 +71,7 @@ bool masks_are_zero(const PageJob& job, std::int64_t page) {
     const char* row = reinterpret_cast<const char*>(job.mask) + r * job.mask_row_stride;
     for (int j = 0; j < kPageCells; j += 2 * kLanes) any |= load<vu>(row + (page * kPageCells + j) * 2);
   }
-  std::uint32_t bits = 0;
-  for (int lane = 0; lane < kLanes; ++lane) bits |= any[lane];
-  return bits == 0;
+  return !any_lane(reinterpret_cast<vi>(any));
 }
 
 // Masks of all rows as floats to masks[r * stride], -inf for empty cells, and the range of rows that attend
@@ -84,9 +101,7 @@ bool load_masks(const PageJob& job, float* masks, std::size_t stride, PageView* 
       store(to + j, mask);
       any |= mask > -kInfinity;
     }
-    bool attends = false;
-    for (int lane = 0; lane < kLanes; ++lane) attends |= any[lane] != 0;
-    if (attends) {
+    if (any_lane(any)) {
       if (r < view->row_begin) view->row_begin = r;
       view->row_end = r + 1;
     }

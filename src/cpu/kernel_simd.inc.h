@@ -18,6 +18,8 @@ using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
 using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
+using v8f = GTQ_VECTOR(float, 8);
+using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
 using v16b = GTQ_VECTOR(std::int8_t, 16);
 using v2q = GTQ_VECTOR(std::int64_t, 2);
 using v4q = GTQ_VECTOR(std::int64_t, 4);
@@ -60,6 +62,13 @@ GTQ_INLINE float lane_sum(vf v) {
   GTQ_UNROLL
   for (int i = 1; i < kLanes; ++i) sum += v[i];
   return sum;
+}
+
+GTQ_INLINE bool any_lane(vi v) {
+  std::int32_t bits = 0;
+  GTQ_UNROLL
+  for (int i = 0; i < kLanes; ++i) bits |= v[i];
+  return bits != 0;
 }
 
 // e^x for -87 <= x <= 88, e^-87 below. Relative error below 2e-7.

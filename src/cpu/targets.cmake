@@ -1,7 +1,7 @@
 # Instruction sets of the page kernels: one source (kernel_*.inc.h), compiled once per set. Which one runs is
 # decided by src/cpu/dispatch.cc. No -ffast-math: infinities are part of the data.
-# Reassociation would sum a block's dot products before adding them to their sums, and spill them all.
-set(GTQ_KERNEL_FLAGS -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+# -Wno-psabi: vectors wider than the registers are passed among functions of one file only. Reassociation would sum a block's dot products before adding them to their sums, and spill them all.
+set(GTQ_KERNEL_FLAGS -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND GTQ_KERNEL_FLAGS -fno-tree-reassoc)
 endif()
