@@ -19,7 +19,7 @@ namespace cpu {
 namespace {
 
 constexpr int kTargetPairs = 192;   // query pairs of a prefill item: queries and sums fit a 512 KiB L2
-constexpr int kMaxLogitPairs = 20;  // more pairs than this: mean keys are added to the key tile
+constexpr int kMaxFewPairs = 20;    // more pairs than this are many rows (kernel_api.h)
 constexpr int kItemsPerThread = 4;  // splitting stops when every thread has this many items
 constexpr std::size_t kAlign = 64;
 
@@ -56,7 +56,7 @@ struct Split {
   int rows_per_item;  // query rows
   int n_row_blocks, n_items, n_splits;
   int pairs;  // capacity of an item
-  bool mean_by_tile;
+  bool many_rows;
 };
 
 Split::Split(const AttentionCall& call, int n_threads) {
@@ -69,7 +69,7 @@ Split::Split(const AttentionCall& call, int n_threads) {
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   n_items = n_kv_heads * n_row_blocks;
   pairs = rows_per_item * group;
-  mean_by_tile = pairs > kMaxLogitPairs;
+  many_rows = pairs > kMaxFewPairs;
 
   const std::int64_t n_pages = (call.kv_len + kPageTokens - 1) / kPageTokens;
   const std::int64_t most =
@@ -92,25 +92,37 @@ Partial take_partial(Carver& carver, const AttentionCall& call, const Split& spl
 }
 
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
-  std::size_t n_padded = 0, n_basis = 0, n_smooth = 0;
+  std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
     const MeanByLogit& mean = head->table_set.tables().by_logit;
     n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
-    n_basis = std::max<std::size_t>(n_basis, mean.n_basis);
-    n_smooth = std::max<std::size_t>(n_smooth, mean.n_smooth);
+    n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
+    n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
-  const std::size_t logit_pairs = split.mean_by_tile ? 0 : pairs;
+  const std::size_t few_pairs = split.many_rows ? 0 : pairs;
+  const std::size_t tile_cells = split.many_rows ? kPageCells : kTileCells;
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
-  s.mean_c = carver.take<float>(kMeans * logit_pairs * 2 * n_padded);
-  s.rotated = carver.take<float>(logit_pairs * (n_basis + 32));
-  s.smooth = carver.take<float>(logit_pairs * (2 * n_smooth + 32));
+  s.mean_c = carver.take<float>(kMeans * few_pairs * 2 * n_padded);
+  s.even = carver.take<float>(few_pairs * (n_fast + kPanel));
+  s.odd = carver.take<float>(few_pairs * (n_fast + kPanel));
+  s.smooth_re = carver.take<float>(few_pairs * n_smooth);
+  s.smooth_im = carver.take<float>(few_pairs * n_smooth);
   s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
-  s.logits = carver.take<float>(pairs * kPageCells);
-  s.mean0 = carver.take<float>(logit_pairs * kPageCells);
-  s.mask = carver.take<float>(static_cast<std::size_t>(split.rows_per_item) * kPageCells);
+  s.logits = carver.take<float>(pairs * tile_cells);
+  s.phase_step = carver.take<float>(2 * n_padded);
+  s.even_part = carver.take<float>(few_pairs * kHalfPage);
+  s.odd_part = carver.take<float>(few_pairs * kHalfPage);
+  s.mean0 = carver.take<float>(few_pairs * kPageCells);
+  s.mask = carver.take<float>(split.rows_per_item * tile_cells);
   s.row_scale = carver.take<float>(pairs);
+  s.query_quads = carver.take<Quad>(few_pairs * head_dim / 4);
+  s.weight_quads = carver.take<Quad>(few_pairs * kTileCells / 4);
+  s.query_step = carver.take<float>(few_pairs);
+  s.weight_step = carver.take<float>(few_pairs);
+  s.query_bias = carver.take<std::uint64_t>(few_pairs);
+  s.weight_bias = carver.take<std::uint64_t>(few_pairs);
   s.key_tile = carver.take<float>(head_dim * kHalfPage);
   s.value_tile = carver.take<float>(2 * kPageCells * kPanel);
   return s;
@@ -160,12 +172,12 @@ void fill_slopes(const AttentionCall& call, float* slopes) {
 
 // Query of pair m in slot space, and its products with the mean keys.
 void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head, const float* q, int m,
-                  int pairs, bool mean_by_tile, const Scratch& scratch) {
+                  int pairs, bool many_rows, const Scratch& scratch) {
   const HeadTables& tables = head.table_set.tables();
   float* query = scratch.query + static_cast<std::size_t>(m) * tables.head_dim_k;
   head.key_codec.transform_query(q, query);
   for (int slot = 0; slot < tables.head_dim_k; ++slot) query[slot] *= head.query_gain[slot] * call.sm_scale;
-  if (mean_by_tile) return;
+  if (many_rows) return;
   const MeanByLogit& mean = tables.by_logit;
   const int n = mean.n_padded;
   for (int c = 0; c < kMeans; ++c) {
@@ -210,7 +222,7 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.mask_row_stride = call.mask_row_stride;
   job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
   job.logit_softcap = call.logit_softcap;
-  job.mean_by_tile = split.mean_by_tile;
+  job.many_rows = split.many_rows;
   job.scratch = space.scratch;
   job.row_max = partial.row_max;
   job.row_sum = partial.row_sum;
@@ -219,7 +231,7 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   for (int m = 0; m < pairs; ++m) {
     const float* q = at(call.q, call.q_row_stride, call.q_head_stride, first_row + m / split.group,
                         kv_head * split.group + m % split.group);
-    prepare_pair(call, head, q, m, pairs, split.mean_by_tile, space.scratch);
+    prepare_pair(call, head, q, m, pairs, split.many_rows, space.scratch);
   }
   kernel.attend_pages(job);
 }

@@ -4,9 +4,9 @@
 // The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
 //   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
 // where level is the codebook on its int8 grid (step, sm_scale and 1 / kLevelUnit are folded into the query)
-// and mean_j is the rotated mean key in slot space. Few rows: the mean part is computed in logit space, from
-// the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows: it is added to the expanded keys
-// ("by tile").
+// and mean_j is the rotated mean key in slot space. Few rows (kernel_decode.inc.h): the mean part is computed
+// in logit space, from the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows
+// (kernel_page.inc.h): it is added to the expanded keys ("by tile").
 #pragma once
 
 #include <cstddef>
@@ -16,22 +16,29 @@ namespace gtq::cpu {
 
 inline constexpr int kPageCells = 64;
 inline constexpr int kPanel = 16;      // columns of a tile panel: keys of an output, or dims of values
-inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks
+inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks: 8 even, 8 odd
 inline constexpr int kHalfPage = 32;
-// A rope_block is smooth when it turns less than this (radians) over half a page: with 16 Chebyshev
+inline constexpr int kTilePages = 4;  // of integer decoding: as many pages share one softmax step
+inline constexpr int kTileCells = kTilePages * kPageCells;
+inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
+// A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
 // polynomials the error is below 2e-7 of its magnitude.
 inline constexpr double kSmoothRadians = 4.5;
 
-// Centred rope_blocks of a head, fast ones first, then smooth ones; both lists padded to 16 with zeros.
+// Centred rope_blocks of a head, fast ones first, then smooth ones; both lists padded to 16 with zeros. With c
+// turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
+//   sum_i re_i cos(theta_i x)  -+  sum_i im_i sin(theta_i x)
+// so one half of the page is the sum, the other the difference of an even and an odd part.
 struct MeanByLogit {
   int n_fast, n_smooth;                 // without padding
   int fast_padded, n_padded;            // fast list, both lists
   const std::uint16_t *first, *second;  // [n_padded] dims of the rope_block
   const float *mean_re, *mean_im;       // [2][n_padded]
   const double* turns;                  // [n_padded] theta / 2 pi
-  int n_basis;                          // rows of `basis`: 2 n_fast (+ 16 when n_smooth > 0)
-  const float* basis;                   // [4 panels][n_basis][16 keys]: cos, then -sin of fast ones, then T_k
-  const float* chebyshev;               // [2 n_smooth][16 k]: coefficients of cos, then of -sin
+  int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis: with 8 polynomials
+  const float* even;                    // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
+  const float* odd;                     // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
+  const float* chebyshev;               // [n_padded - fast_padded][8 coefficients of cos, 8 of -sin]
 };
 
 // All by slot pair: pair p is the rope_block in slots 2 p, 2 p + 1.
@@ -51,7 +58,16 @@ inline constexpr float kLevelUnit = 16777216.0f;
 struct alignas(64) CodeTable {
   float floats[64];  // times kLevelUnit
   std::int8_t bytes[64];
+  std::uint8_t biased[64];  // plus 128
 };
+
+// Four neighbouring numbers of a query or of softmax weights as integers, in the form of a kernel's multiply.
+struct Quad {
+  std::uint64_t bits;
+};
+
+// Octaves of norm codes below norm 1 (docs/format.md).
+inline constexpr int kKeyNormOctaves = 3, kValueNormOctaves = 10;
 
 struct HeadTables {
   int head_dim_k, head_dim_v;
@@ -59,10 +75,9 @@ struct HeadTables {
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  float v_gain;              // v_rms * step of the value codebook / kLevelUnit
-  const float* key_norms;    // [256] by norm byte
-  const float* value_norms;  // [256]
-  const CodeTable* codes;    // [7] by width
+  float v_gain;                                      // v_rms * step of the value codebook / kLevelUnit
+  const float *key_norm_octave, *value_norm_octave;  // [16] norms of codes 16 * k...NormOctaves + 0 .. 15
+  const CodeTable* codes;                            // [7] by width
   MeanByLogit by_logit;
   MeanByTile by_tile;
 };
@@ -75,16 +90,24 @@ struct PageStart {
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
   float* query;       // [M][head_dim_k] transformed, scaled                        (in)
-  float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, by logit only)
-  float* rotated;     // [M][n_basis + 32]
-  float* smooth;      // [M][2 n_smooth + 32]
-  float* phase;       // [2][n_padded] cos, sin of the page
-  float* logits;      // [M][64]
-  float* mean0;       // [M][64]
-  float* mask;        // [rows_capacity][64]
-  float* row_scale;   // [M]
-  float* key_tile;    // [2 panels][head_dim_k][16]
-  float* value_tile;  // [2 panels][64][16]
+  float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, few rows only)
+  float *even, *odd;  // [M][fast_padded + 16] factors of the basis rows
+  float *smooth_re, *smooth_im;  // [M][n_padded - fast_padded]
+  float* phase;                  // [2][n_padded] cos, sin of the page
+  float* phase_step;             // [2][n_padded] of a step from page to page
+  float* even_part;              // [M][32] by distance from the middle of the page
+  float* odd_part;               // [M][32]
+  float* mean0;                  // [M][64]
+  float* logits;                 // [M][64, or kTileCells with few rows]
+  float* mask;                   // [rows_capacity][as many]
+  float* row_scale;              // [M]
+  float* key_tile;               // [2 panels][head_dim_k][16]
+  float* value_tile;             // [2 panels][64][16]
+  // Few rows only.
+  Quad* query_quads;                // [head_dim_k / 4][M]
+  Quad* weight_quads;               // [kTileCells / 4][M]
+  float *query_step, *weight_step;  // [M] value of one unit of a quad's numbers
+  void *query_bias, *weight_bias;   // [M] 8 bytes each: the kernel's Bias
 };
 
 // One work item: some query rows, all query heads of one KV head, every `page_step`-th page.
@@ -103,7 +126,7 @@ struct PageJob {
   std::size_t mask_row_stride;  // bytes
   const float* slopes;          // [n_heads] or null
   float logit_softcap;
-  bool mean_by_tile;
+  bool many_rows;  // f32 on expanded tiles of one page; else integers on the codes of kTilePages pages
 
   Scratch scratch;
   // Softmax state, set by the kernel: out = sum_j exp(logit_j - row_max) v_j in rotated value space.

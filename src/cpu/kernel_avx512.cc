@@ -1,4 +1,6 @@
 // Page kernel for x86-64-v4 (AVX-512 F, BW, VL, DQ); the flags are in targets.cmake.
+#include <immintrin.h>
+
 #include "cpu/kernel_api.h"
 #include "cpu/kernels.h"
 
@@ -12,10 +14,13 @@ namespace {
 #include "cpu/kernel_gemm.inc.h"
 #include "cpu/kernel_mean.inc.h"
 #include "cpu/kernel_page.inc.h"
+// (order matters)
+#include "cpu/dot_avx512.inc.h"
+#include "cpu/kernel_decode.inc.h"
 
 }  // namespace
 
-void attend_pages_avx512(const PageJob& job) { attend_pages(job); }
+void attend_pages_avx512(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace gtq::cpu
 #endif

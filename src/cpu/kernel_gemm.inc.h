@@ -2,7 +2,7 @@
 // is loaded and one number of `a` broadcast per row. Panels are the outer loop, so a panel stays in L1 while
 // all rows pass.
 
-enum class Store { kSet, kAddColumnScaled, kRowScaleAdd };
+enum class Store { kSet, kRowScaleAdd };
 
 struct Gemm {
   int n_rows, n_panels, k;
@@ -12,7 +12,7 @@ struct Gemm {
   std::size_t panel_stride;
   float* c;
   std::size_t c_stride;
-  const float* scale;  // of columns: c += acc * scale[n]; of rows: c = c * scale[m] + acc
+  const float* scale;  // kRowScaleAdd: c = c * scale[m] + acc
 };
 
 #if defined(__AVX512F__)
@@ -56,9 +56,7 @@ void gemm_block(const Gemm& g, int row, int panel) {
     for (int v = 0; v < P * kVecs; ++v) {
       vf result = sets[0][r][v];
       if constexpr (kSets == 2) result += sets[1][r][v];
-      if constexpr (S == Store::kAddColumnScaled) {
-        result = load<vf>(c + v * kLanes) + result * load<vf>(g.scale + panel * kPanel + v * kLanes);
-      } else if constexpr (S == Store::kRowScaleAdd) {
+      if constexpr (S == Store::kRowScaleAdd) {
         result += load<vf>(c + v * kLanes) * g.scale[row + r];
       }
       store(c + v * kLanes, result);

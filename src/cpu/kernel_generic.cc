@@ -11,9 +11,12 @@ namespace {
 #include "cpu/kernel_gemm.inc.h"
 #include "cpu/kernel_mean.inc.h"
 #include "cpu/kernel_page.inc.h"
+// (order matters)
+#include "cpu/dot_plain.inc.h"
+#include "cpu/kernel_decode.inc.h"
 
 }  // namespace
 
-void attend_pages_generic(const PageJob& job) { attend_pages(job); }
+void attend_pages_generic(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace gtq::cpu

@@ -9,6 +9,7 @@ struct PageView {
   alignas(64) float value_norm[kPageCells];
   alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
   bool any_mean[2];
+  bool plain;              // every cell is occupied and every mask is 0; then no masks were written
   int row_begin, row_end;  // query rows that attend some cell of the page
 };
 
@@ -24,59 +25,148 @@ void phases(const double* turns, double position, int n, float* cos_out, float* 
   }
 }
 
-// re + i im = c * (cos + i sin) for n rope_blocks; `im` may overlap the padding at the end of `re`.
-void rotate_products(const float* c_re, const float* c_im, const float* cosine, const float* sine, int n,
+// Phases of one page after another. Pages whose starts are a step apart turn the phases of the page before;
+// after kMostTurns of that the error, 6e-8 per turn, is still that of phases(), which begins anew.
+struct PhaseWalk {
+  static constexpr int kMostTurns = 16;
+  std::int32_t start = 0, step = 0;
+  int turns_left = 0;
+};
+
+PhaseWalk start_walk(const PageJob& job) {
+  const MeanByLogit& mean = job.head->by_logit;
+  PhaseWalk walk;
+  walk.step = static_cast<std::int32_t>(job.page_step * kPageCells);
+  phases(mean.turns, walk.step, mean.n_padded, job.scratch.phase_step, job.scratch.phase_step + mean.n_padded);
+  return walk;
+}
+
+// scratch.phase = phases of the middle of the page that starts at `start`.
+void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk) {
+  const MeanByLogit& mean = job.head->by_logit;
+  float *cosine = job.scratch.phase, *sine = cosine + mean.n_padded;
+  if (walk->turns_left > 0 && start == walk->start + walk->step) {
+    const float *step_cosine = job.scratch.phase_step, *step_sine = step_cosine + mean.n_padded;
+    for (int i = 0; i < mean.n_padded; i += kLanes) {
+      const vf c = load<vf>(cosine + i), s = load<vf>(sine + i);
+      const vf dc = load<vf>(step_cosine + i), ds = load<vf>(step_sine + i);
+      store(cosine + i, c * dc - s * ds);
+      store(sine + i, s * dc + c * ds);
+    }
+    --walk->turns_left;
+  } else {
+    phases(mean.turns, start + (kPageCells - 1) / 2.0, mean.n_padded, cosine, sine);
+    walk->turns_left = PhaseWalk::kMostTurns;
+  }
+  walk->start = start;
+}
+
+// re + i im = c * (cos + i sin) for n rope_blocks.
+GTQ_INLINE void turn(const float* c_re, const float* c_im, const float* cosine, const float* sine, int n,
                      float* re, float* im) {
   for (int i = 0; i < n; i += kLanes) {
-    store(re + i, load<vf>(c_re + i) * load<vf>(cosine + i) - load<vf>(c_im + i) * load<vf>(sine + i));
-  }
-  for (int i = 0; i < n; i += kLanes) {
-    store(im + i, load<vf>(c_re + i) * load<vf>(sine + i) + load<vf>(c_im + i) * load<vf>(cosine + i));
+    const vf a = load<vf>(c_re + i), b = load<vf>(c_im + i), c = load<vf>(cosine + i), s = load<vf>(sine + i);
+    store(re + i, a * c - b * s);
+    store(im + i, a * s + b * c);
   }
 }
 
-// out[m][64 keys] of a regular page for mean index c: c_i rotated to the page, then times the constant basis.
-void mean_logits(const PageJob& job, int c, int m0, int m1, float* out) {
+// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to: sums over n rope_blocks.
+template <int R>
+void smooth_coefficients(const float* re, const float* im, int n, const float* table, float* even, float* odd,
+                         std::size_t stride) {
+  constexpr int kSets = R == 1 ? 4 : R == 2 ? 2 : 1;  // enough sums to hide the latency of an addition
+  v8f sums[kSets][2][R] = {};
+  for (int i = 0; i < n; i += kSets) {
+    GTQ_UNROLL
+    for (int set = 0; set < kSets; ++set) {
+      const v8f cosine = load<v8f>(table + (i + set) * kChebyshev);
+      const v8f sine = load<v8f>(table + (i + set) * kChebyshev + kChebyshev / 2);
+      GTQ_UNROLL
+      for (int r = 0; r < R; ++r) {
+        sums[set][0][r] += re[r * n + i + set] * cosine;
+        sums[set][1][r] += im[r * n + i + set] * sine;
+      }
+    }
+  }
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    for (int set = 1; set < kSets; ++set) {
+      sums[0][0][r] += sums[set][0][r];
+      sums[0][1][r] += sums[set][1][r];
+    }
+    store(even + r * stride, sums[0][0][r]);
+    store(odd + r * stride, sums[0][1][r]);
+  }
+}
+
+void all_smooth_coefficients(const PageJob& job, int n_pairs, std::size_t stride) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
-  const int n_padded = mean.n_padded, n_smooth = mean.n_smooth, fast_padded = mean.fast_padded;
-  const std::size_t rotated_stride = mean.n_basis + 32, smooth_stride = 2 * n_smooth + 32;
+  const int n = mean.n_padded - mean.fast_padded;
+  for (int m = 0; m < n_pairs;) {
+    const float *re = s.smooth_re + m * n, *im = s.smooth_im + m * n;
+    float *even = s.even + m * stride + mean.fast_rows, *odd = s.odd + m * stride + mean.fast_rows;
+    if (n_pairs - m >= 4) {
+      smooth_coefficients<4>(re, im, n, mean.chebyshev, even, odd, stride);
+      m += 4;
+    } else if (n_pairs - m >= 2) {
+      smooth_coefficients<2>(re, im, n, mean.chebyshev, even, odd, stride);
+      m += 2;
+    } else {
+      smooth_coefficients<1>(re, im, n, mean.chebyshev, even, odd, stride);
+      m += 1;
+    }
+  }
+}
+
+GTQ_INLINE vf reversed(vf x) {
+  vi index;
+  for (int i = 0; i < kLanes; ++i) index[i] = kLanes - 1 - i;
+  return __builtin_shuffle(x, index);
+}
+
+// out[m][64 cells] of a regular page for mean index c; scratch.phase is at the middle of the page.
+void mean_logits(const PageJob& job, int c, int n, float* out, std::size_t out_stride) {
+  const MeanByLogit& mean = job.head->by_logit;
+  const Scratch& s = job.scratch;
+  const int n_padded = mean.n_padded, fast_padded = mean.fast_padded, n_smooth = n_padded - fast_padded;
+  const std::size_t stride = fast_padded + kPanel;
   const float *cosine = s.phase, *sine = s.phase + n_padded;
-  const std::size_t n_all = static_cast<std::size_t>(job.n_rows) * job.n_heads;
-  for (int m = m0; m < m1; ++m) {
-    const float* re = s.mean_c + (c * n_all + m) * 2 * n_padded;
+  for (int m = 0; m < n; ++m) {
+    const float* re = s.mean_c + (c * n + m) * 2 * n_padded;
     const float* im = re + n_padded;
-    float* fast = s.rotated + m * rotated_stride;
-    rotate_products(re, im, cosine, sine, fast_padded, fast, fast + mean.n_fast);
-    float* smooth = s.smooth + m * smooth_stride;
-    rotate_products(re + fast_padded, im + fast_padded, cosine + fast_padded, sine + fast_padded,
-                    n_padded - fast_padded, smooth, smooth + n_smooth);
+    turn(re, im, cosine, sine, fast_padded, s.even + m * stride, s.odd + m * stride);
+    turn(re + fast_padded, im + fast_padded, cosine + fast_padded, sine + fast_padded, n_smooth,
+         s.smooth_re + m * n_smooth, s.smooth_im + m * n_smooth);
   }
-  if (n_smooth > 0) {
-    gemm<Store::kSet>({m1 - m0, 1, 2 * n_smooth, s.smooth + m0 * smooth_stride, smooth_stride, mean.chebyshev,
-                       0, s.rotated + m0 * rotated_stride + 2 * mean.n_fast, rotated_stride, nullptr});
+  if (n_smooth > 0) all_smooth_coefficients(job, n, stride);
+  const std::size_t panel = static_cast<std::size_t>(mean.n_basis) * kPanel;
+  gemm<Store::kSet>({n, 2, mean.n_basis, s.even, stride, mean.even, panel, s.even_part, kHalfPage, nullptr});
+  gemm<Store::kSet>({n, 2, mean.n_basis, s.odd, stride, mean.odd, panel, s.odd_part, kHalfPage, nullptr});
+  for (int m = 0; m < n; ++m) {
+    float* row = out + m * out_stride;
+    for (int i = 0; i < kHalfPage; i += kLanes) {
+      const vf even = load<vf>(s.even_part + m * kHalfPage + i), odd = load<vf>(s.odd_part + m * kHalfPage + i);
+      store(row + kHalfPage + i, even + odd);
+      store(row + kHalfPage - kLanes - i, reversed(even - odd));
+    }
   }
-  gemm<Store::kSet>({m1 - m0, kPageCells / kPanel, mean.n_basis, s.rotated + m0 * rotated_stride,
-                     rotated_stride, mean.basis, static_cast<std::size_t>(mean.n_basis) * kPanel,
-                     out + m0 * kPageCells, kPageCells, nullptr});
 }
 
-void add_mean_by_logit(const PageJob& job, const PageView& view, int m0, int m1) {
-  const MeanByLogit& mean = job.head->by_logit;
+// The mean term of n pairs and the 64 cells of a regular page, to logits[m * kTileCells + cell].
+void mean_terms(const PageJob& job, const PageView& view, int n, PhaseWalk* walk, float* logits) {
   const Scratch& s = job.scratch;
-  const double start = view.start.start;
-  phases(mean.turns, start, mean.fast_padded, s.phase, s.phase + mean.n_padded);
-  phases(mean.turns + mean.fast_padded, start + (kPageCells - 1) / 2.0, mean.n_padded - mean.fast_padded,
-         s.phase + mean.fast_padded, s.phase + mean.n_padded + mean.fast_padded);
-  mean_logits(job, view.any_mean[1] ? 1 : 0, m0, m1, s.logits);
-  if (!view.any_mean[0] || !view.any_mean[1] || mean.n_padded == 0) return;
-  mean_logits(job, 0, m0, m1, s.mean0);
-  for (int m = m0; m < m1; ++m) {
-    float* logits = s.logits + m * kPageCells;
+  walk_to(job, view.start.start, walk);
+  mean_logits(job, view.any_mean[1] ? 1 : 0, n, logits, kTileCells);
+  if (!view.any_mean[0] || !view.any_mean[1]) return;
+  mean_logits(job, 0, n, s.mean0, kPageCells);
+  for (int m = 0; m < n; ++m) {
+    float* row = logits + m * kTileCells;
     for (int j = 0; j < kPageCells; j += kLanes) {
       const vf both =
-          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(logits + j);
-      store(logits + j, both);
+          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(row + j);
+      store(row + j, both);
     }
   }
 }

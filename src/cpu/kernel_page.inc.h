@@ -1,4 +1,5 @@
-// Attention of one work item over its pages, one page after another, with an online softmax.
+// Attention of many query rows over the pages of one work item, in f32, one page after another, with an online
+// softmax; also the parts that integer decoding (kernel_decode.inc.h) has in common with it.
 //
 //   per page   norms, masks -> which query rows attend it at all; none: the page is not touched
 //   per half   units -> key tile [2 panels][head_dim_k][16 keys] (16 KiB at 128 dims), logits += query * tile
@@ -20,34 +21,67 @@ bool load_cells(const PageJob& job, PageView* view) {
     n_occupied += occupied ? 1 : 0;
   }
   for (int j = view->n_cells; j < kPageCells; ++j) view->blank[j] = -kInfinity;
+  view->plain = n_occupied == kPageCells;
   return n_occupied > 0;
+}
+
+// Norms of kLanes norm bytes: 2^(code / 16 - octaves_down) up to rounding of `octave`, the norms of 16 codes
+// from 16 * octaves_down on.
+GTQ_INLINE vf norms_of(const float* octave, int octaves_down, vu codes) {
+  const vu exponent = (codes >> 4) - static_cast<std::uint32_t>(octaves_down);
+  vu fraction;
+  if constexpr (kLanes == 16) {
+    fraction = reinterpret_cast<vu>(__builtin_shuffle(load<vf>(octave), reinterpret_cast<vi>(codes & 15)));
+  } else if constexpr (kLanes == 8) {
+    fraction = reinterpret_cast<vu>(
+        __builtin_shuffle(load<vf>(octave), load<vf>(octave + 8), reinterpret_cast<vi>(codes & 15)));
+  } else {
+    vf looked_up;
+    for (int i = 0; i < kLanes; ++i) looked_up[i] = octave[codes[i] & 15];
+    fraction = reinterpret_cast<vu>(looked_up);
+  }
+  return reinterpret_cast<vf>(fraction + (exponent << 23));
 }
 
 void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t* values, PageView* view) {
   const HeadTables& head = *job.head;
-  const std::uint8_t* __restrict key_bytes = keys + head.key_norm_offset;
-  const std::uint8_t* __restrict value_bytes = values + head.value_norm_offset;
-  for (int j = 0; j < kPageCells; ++j) view->key_norm[j] = head.key_norms[key_bytes[j]];
-  for (int j = 0; j < kPageCells; ++j) view->value_norm[j] = head.value_norms[value_bytes[j]];
-  std::int32_t any_first = 0, any_other = 0;
-  for (int j = 0; j < kPageCells; ++j) {
-    const std::int32_t first_mean = key_bytes[j] < 128 ? -1 : 0;
-    const std::int32_t occupied = view->blank[j] == 0.0f ? -1 : 0;
-    view->first_mean[j] = first_mean;
+  vi any_first{}, any_other{};
+  for (int j = 0; j < kPageCells; j += kLanes) {
+    const vu key = __builtin_convertvector(load<vcodes>(keys + head.key_norm_offset + j), vu);
+    const vu value = __builtin_convertvector(load<vcodes>(values + head.value_norm_offset + j), vu);
+    store(view->key_norm + j, norms_of(head.key_norm_octave, kKeyNormOctaves, key & 127));
+    const vf value_norm = norms_of(head.value_norm_octave, kValueNormOctaves, value);
+    store(view->value_norm + j, value == 0 ? vf{} : value_norm);
+    const vi first_mean = key < 128;
+    const vi occupied = load<vf>(view->blank + j) == 0.0f;
+    store(view->first_mean + j, first_mean);
     any_first |= first_mean & occupied;
     any_other |= ~first_mean & occupied;
   }
-  view->any_mean[0] = any_first != 0;
-  view->any_mean[1] = any_other != 0;
+  view->any_mean[0] = any_lane(any_first);
+  view->any_mean[1] = any_lane(any_other);
   __builtin_memcpy(&view->start, static_cast<const char*>(job.page_positions) + view->page * sizeof(PageStart),
                    sizeof(PageStart));
 }
 
-// Masks of all rows as floats, -inf for empty cells, and the range of rows that attend some cell.
-bool load_masks(const PageJob& job, PageView* view) {
+// The page's 64 masks of all rows are +0.
+bool masks_are_zero(const PageJob& job, std::int64_t page) {
+  vu any{};
+  for (int r = 0; r < job.n_rows; ++r) {
+    const char* row = reinterpret_cast<const char*>(job.mask) + r * job.mask_row_stride;
+    for (int j = 0; j < kPageCells; j += 2 * kLanes) any |= load<vu>(row + (page * kPageCells + j) * 2);
+  }
+  return !any_lane(reinterpret_cast<vi>(any));
+}
+
+// Masks of all rows as floats to masks[r * stride], -inf for empty cells, and the range of rows that attend
+// some cell; false when there is none.
+bool load_masks(const PageJob& job, float* masks, std::size_t stride, PageView* view) {
   view->row_begin = 0;
   view->row_end = job.n_rows;
   if (job.mask == nullptr) return true;
+  if (view->plain && masks_are_zero(job, view->page)) return true;
+  view->plain = false;
   view->row_begin = job.n_rows;
   view->row_end = 0;
   std::uint16_t tail[kPageCells];
@@ -59,7 +93,7 @@ bool load_masks(const PageJob& job, PageView* view) {
       __builtin_memcpy(tail, from, view->n_cells * sizeof(std::uint16_t));
       from = tail;
     }
-    float* to = job.scratch.mask + r * kPageCells;
+    float* to = masks + r * stride;
     vi any{};
     for (int j = 0; j < kPageCells; j += kLanes) {
       const vf mask =
@@ -67,9 +101,7 @@ bool load_masks(const PageJob& job, PageView* view) {
       store(to + j, mask);
       any |= mask > -kInfinity;
     }
-    bool attends = false;
-    for (int lane = 0; lane < kLanes; ++lane) attends |= any[lane] != 0;
-    if (attends) {
+    if (any_lane(any)) {
       if (r < view->row_begin) view->row_begin = r;
       view->row_end = r + 1;
     }
@@ -77,14 +109,18 @@ bool load_masks(const PageJob& job, PageView* view) {
   return view->row_begin < view->row_end;
 }
 
+struct LogitsTo {
+  float* base;
+  std::size_t stride;
+};
+
+// Logits of pairs m0 .. m1 in f32, mean keys added to the expanded keys.
 void compute_logits(const PageJob& job, const PageView& view, const std::uint8_t* keys,
-                    const std::uint8_t* next, int m0, int m1) {
+                    const std::uint8_t* next, int m0, int m1, const LogitsTo& to) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
-  const bool by_tile = job.mean_by_tile || !view.start.regular;
   const std::size_t panel = static_cast<std::size_t>(head.head_dim_k) * kPanel;
-  if (!by_tile) add_mean_by_logit(job, view, m0, m1);
-  if (by_tile && view.start.regular) {
+  if (view.start.regular) {
     const int n_padded = head.by_tile.n_padded;
     phases(head.by_tile.turns, view.start.start, n_padded, s.phase, s.phase + n_padded);
   }
@@ -94,22 +130,10 @@ void compute_logits(const PageJob& job, const PageView& view, const std::uint8_t
       float* low = s.key_tile + g * 16 * kPanel;
       expand(head.widths[g], head, keys + offset, next + offset, low, low + panel);
     }
-    if (by_tile) finish_tile(job, view, half, s.key_tile);
-    const Gemm g = {m1 - m0,
-                    2,
-                    head.head_dim_k,
-                    s.query + static_cast<std::size_t>(m0) * head.head_dim_k,
-                    static_cast<std::size_t>(head.head_dim_k),
-                    s.key_tile,
-                    panel,
-                    s.logits + m0 * kPageCells + half * kHalfPage,
-                    kPageCells,
-                    view.key_norm + half * kHalfPage};
-    if (by_tile) {
-      gemm<Store::kSet>(g);
-    } else {
-      gemm<Store::kAddColumnScaled>(g);
-    }
+    finish_tile(job, view, half, s.key_tile);
+    gemm<Store::kSet>({m1 - m0, 2, head.head_dim_k, s.query + static_cast<std::size_t>(m0) * head.head_dim_k,
+                       static_cast<std::size_t>(head.head_dim_k), s.key_tile, panel,
+                       to.base + m0 * to.stride + half * kHalfPage, to.stride, nullptr});
   }
 }
 
@@ -145,7 +169,7 @@ void softmax_row(const PageJob& job, const PageView& view, const float* mask, in
 
 void softmax_rows(const PageJob& job, const PageView& view) {
   for (int r = view.row_begin; r < view.row_end; ++r) {
-    const float* mask = job.mask == nullptr ? view.blank : job.scratch.mask + r * kPageCells;
+    const float* mask = job.mask == nullptr || view.plain ? view.blank : job.scratch.mask + r * kPageCells;
     for (int m = r * job.n_heads; m < (r + 1) * job.n_heads; ++m) softmax_row(job, view, mask, m);
   }
 }
@@ -173,23 +197,28 @@ void add_values(const PageJob& job, const std::uint8_t* values, const std::uint8
 void attend_page(const PageJob& job, std::int64_t page) {
   PageView view;
   view.page = page;
-  if (!load_cells(job, &view) || !load_masks(job, &view)) return;
+  if (!load_cells(job, &view) || !load_masks(job, job.scratch.mask, kPageCells, &view)) return;
   const std::uint8_t* keys = job.key_pages + page * job.key_page_stride;
   const std::uint8_t* values = job.value_pages + page * job.value_page_stride;
   load_norms(job, keys, values, &view);
   const int m0 = view.row_begin * job.n_heads, m1 = view.row_end * job.n_heads;
-  compute_logits(job, view, keys, keys + job.page_step * job.key_page_stride, m0, m1);
+  compute_logits(job, view, keys, keys + job.page_step * job.key_page_stride, m0, m1,
+                 {job.scratch.logits, kPageCells});
   softmax_rows(job, view);
   add_values(job, values, values + job.page_step * job.value_page_stride, m0, m1);
 }
 
-void attend_pages(const PageJob& job) {
+void clear_state(const PageJob& job) {
   const std::size_t n = static_cast<std::size_t>(job.n_rows) * job.n_heads;
   for (std::size_t m = 0; m < n; ++m) {
     job.row_max[m] = -kInfinity;
     job.row_sum[m] = 0.0f;
   }
   for (std::size_t i = 0; i < n * job.head->head_dim_v; ++i) job.out[i] = 0.0f;
+}
+
+void attend_single_pages(const PageJob& job) {
+  clear_state(job);
   const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) attend_page(job, page);
 }

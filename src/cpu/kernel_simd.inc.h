@@ -18,6 +18,8 @@ using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
 using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
+using v8f = GTQ_VECTOR(float, 8);
+using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
 using v16b = GTQ_VECTOR(std::int8_t, 16);
 using v2q = GTQ_VECTOR(std::int64_t, 2);
 using v4q = GTQ_VECTOR(std::int64_t, 4);
@@ -62,9 +64,16 @@ GTQ_INLINE float lane_sum(vf v) {
   return sum;
 }
 
-// e^x for |x| <= 87, clamped outside. Relative error below 2e-7.
-GTQ_INLINE vf exp_clamped(vf x) {
-  x = min(max(x, splat(-87.0f)), splat(87.0f));
+GTQ_INLINE bool any_lane(vi v) {
+  std::int32_t bits = 0;
+  GTQ_UNROLL
+  for (int i = 0; i < kLanes; ++i) bits |= v[i];
+  return bits != 0;
+}
+
+// e^x for -87 <= x <= 88, e^-87 below. Relative error below 2e-7.
+GTQ_INLINE vf exp_floored(vf x) {
+  x = max(x, splat(-87.0f));
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   const vf shifted = x * 1.44269504f + kRound;
   const vf n = shifted - kRound;
@@ -80,8 +89,8 @@ GTQ_INLINE vf exp_clamped(vf x) {
   return p * reinterpret_cast<vf>(exponent);
 }
 // e^x for x <= 0, 0 where it is below 1e-37.
-GTQ_INLINE vf exp_nonpositive(vf x) { return x < -86.0f ? vf{} : exp_clamped(x); }
-GTQ_INLINE vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_clamped(2.0f * x) + 1.0f); }
+GTQ_INLINE vf exp_nonpositive(vf x) { return x < -86.0f ? vf{} : exp_floored(x); }
+GTQ_INLINE vf tanh_of(vf x) { return 1.0f - 2.0f / (exp_floored(min(2.0f * x, splat(87.0f))) + 1.0f); }
 
 // cos and sin of a full turn times f, f in [-0.5, 0.5], absolute error below 3e-7: Taylor series of half the
 // angle, then doubled.

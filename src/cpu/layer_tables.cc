@@ -12,17 +12,17 @@ constexpr int kMinSmooth = 12;  // below this number of smooth rope_blocks polyn
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Chebyshev coefficients of f on [-1, 1].
+// Every other Chebyshev coefficient of f on [-1, 1], from `first` on: those of an even or an odd function.
 template <class F>
-void fit_chebyshev(F f, float sign, float* out) {
+void fit_chebyshev(F f, float sign, int first, float* out) {
   constexpr int kNodes = 64;
-  for (int k = 0; k < kChebyshev; ++k) {
+  for (int k = first; k < kChebyshev; k += 2) {
     double sum = 0;
     for (int n = 0; n < kNodes; ++n) {
       const double angle = std::numbers::pi * (n + 0.5) / kNodes;
       sum += f(std::cos(angle)) * std::cos(k * angle);
     }
-    out[k] = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
+    *out++ = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
   }
 }
 
@@ -34,15 +34,13 @@ const CodeTable* code_tables() {
         const std::int8_t level = codebook_levels(width)[i % (1 << width)];
         all[width].floats[i] = kLevelUnit * static_cast<float>(level);
         all[width].bytes[i] = level;
+        all[width].biased[i] = static_cast<std::uint8_t>(level + 128);
       }
     }
     return all;
   }();
   return tables.data();
 }
-
-// Position of cell j of a page on [-1, 1].
-double page_coordinate(int j) { return (2.0 * j - (kPageCells - 1)) / (kPageCells - 1); }
 
 constexpr double kHalfSpan = (kPageCells - 1) / 2.0;
 
@@ -60,13 +58,14 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.value_norm_offset = values.norm_offset;
   t.v_width = plan.v_width;
   t.v_gain = plan.v_rms * codebook_step(plan.v_width) / kLevelUnit;
-  norms_.resize(512);
-  for (int i = 0; i < 256; ++i) {
-    norms_[i] = key_norm(static_cast<std::uint8_t>(i));
-    norms_[256 + i] = value_norm(static_cast<std::uint8_t>(i));
+  for (int i = 0; i < 16; ++i) {
+    norms_.push_back(key_norm(static_cast<std::uint8_t>(16 * kKeyNormOctaves + i)));
   }
-  t.key_norms = norms_.data();
-  t.value_norms = norms_.data() + 256;
+  for (int i = 0; i < 16; ++i) {
+    norms_.push_back(value_norm(static_cast<std::uint8_t>(16 * kValueNormOctaves + i)));
+  }
+  t.key_norm_octave = norms_.data();
+  t.value_norm_octave = norms_.data() + 16;
   t.codes = code_tables();
   build_by_logit(plan, rope);
   build_by_tile(plan, rope);
@@ -100,25 +99,28 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
     logit_turns_[at] = rope.theta(block) / (2 * std::numbers::pi);
   }
 
-  const int n_basis = 2 * n_fast + (n_smooth > 0 ? kChebyshev : 0);
-  basis_.resize(static_cast<std::size_t>(n_basis) * kPageCells);
-  for (int j = 0; j < kPageCells; ++j) {
-    float* column = basis_.data() + static_cast<std::size_t>(j / kPanel) * n_basis * kPanel + j % kPanel;
+  const int fast_rows = round_up(n_fast, 2);
+  const int n_basis = fast_rows + (n_smooth > 0 ? kChebyshev / 2 : 0);
+  even_.assign(static_cast<std::size_t>(n_basis) * kHalfPage, 0.0f);
+  odd_ = even_;
+  for (int j = 0; j < kHalfPage; ++j) {
+    const double x = j + 0.5;
+    const std::size_t column = static_cast<std::size_t>(j / kPanel) * n_basis * kPanel + j % kPanel;
     for (int n = 0; n < n_fast; ++n) {
-      column[n * kPanel] = static_cast<float>(std::cos(rope.theta(fast[n]) * j));
-      column[(n_fast + n) * kPanel] = static_cast<float>(-std::sin(rope.theta(fast[n]) * j));
+      even_[column + n * kPanel] = static_cast<float>(std::cos(rope.theta(fast[n]) * x));
+      odd_[column + n * kPanel] = static_cast<float>(-std::sin(rope.theta(fast[n]) * x));
     }
     for (int k = 0; n_smooth > 0 && k < kChebyshev; ++k) {
-      const double u = page_coordinate(j);
-      column[(2 * n_fast + k) * kPanel] = static_cast<float>(std::cos(k * std::acos(u)));
+      std::vector<float>& basis = k % 2 == 0 ? even_ : odd_;
+      basis[column + (fast_rows + k / 2) * kPanel] = static_cast<float>(std::cos(k * std::acos(x / kHalfSpan)));
     }
   }
-  chebyshev_.resize(static_cast<std::size_t>(2 * n_smooth) * kChebyshev);
+  chebyshev_.assign(static_cast<std::size_t>(n_padded - fast_padded) * kChebyshev, 0.0f);
   for (int n = 0; n < n_smooth; ++n) {
     const double phi = rope.theta(smooth[n]) * kHalfSpan;
-    fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, &chebyshev_[n * kChebyshev]);
-    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f,
-                  &chebyshev_[(n_smooth + n) * kChebyshev]);
+    float* row = &chebyshev_[static_cast<std::size_t>(n) * kChebyshev];
+    fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, 0, row);
+    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f, 1, row + kChebyshev / 2);
   }
   tables_.by_logit = {n_fast,
                       n_smooth,
@@ -129,8 +131,10 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
                       logit_means_.data(),
                       logit_means_.data() + 2 * n_padded,
                       logit_turns_.data(),
+                      fast_rows,
                       n_basis,
-                      basis_.data(),
+                      even_.data(),
+                      odd_.data(),
                       chebyshev_.data()};
 }
 

@@ -27,7 +27,7 @@ class HeadTableSet {
   std::vector<float> norms_;
   std::vector<std::uint16_t> logit_dims_;
   std::vector<double> logit_turns_, tile_turns_;
-  std::vector<float> logit_means_, basis_, chebyshev_, tile_means_, cos_sin_, gain_;
+  std::vector<float> logit_means_, even_, odd_, chebyshev_, tile_means_, cos_sin_, gain_;
   std::vector<std::uint8_t> group_centred_;
 };
 

@@ -1,0 +1,111 @@
+// Integer dot products on AVX-512 with VBMI and VNNI: the interface that kernel_decode.inc.h is written
+// against.
+//
+//   output of a unit (page_layout.h), 16 lanes of four codes     lane:  [c0 c1 c2 c3]
+//   level + 128 of each code by a permutation of 64 bytes        lane:  [u0 u1 u2 u3]
+//   Quad: four neighbours of the query, 256 h + l, signed bytes         [h0 h1 h2 h3] [l0 l1 l2 l3]
+//   two dot products of four bytes, summed in 32 bits            lane:  sum u_i h_i,  sum u_i l_i
+//
+// The permutation ignores the two top bits of an index and the table repeats the codebook, so that garbage
+// above a code does no harm. Sums start at -128 * sum(h) and -128 * sum(l), which takes the 128 back. They are
+// exact modulo 2^32, and the caller scales the query so that the final sum fits.
+
+constexpr int kBlockPairs = 8;  // pairs whose sums stay in registers
+// A dot product takes 4 or 5 cycles: few pairs need more sums than their own to keep the unit busy.
+template <int N>
+constexpr int kSumSets = N == 1   ? 4
+                         : N == 2 ? 2
+                                  : 1;
+
+struct Sums {
+  __m512i high, low;
+};
+struct Levels {
+  __m512i bytes;
+};
+struct Bias {
+  std::int32_t high, low;
+};
+
+template <int W>
+struct LevelTable {
+  __m512i entries;
+
+  explicit LevelTable(const CodeTable& from) : entries(_mm512_load_si512(from.biased)) {}
+};
+
+template <int N>
+GTQ_INLINE __m512i right(__m512i x) {
+  return N == 0 ? x : _mm512_srli_epi16(x, N);
+}
+// Bits of `mask` in each byte from a, the others from b.
+GTQ_INLINE __m512i select(int mask, __m512i a, __m512i b) {
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(mask)), a, b, 0xca);
+}
+
+template <int W, int O>
+GTQ_INLINE __m512i index_of(const std::uint8_t* unit) {
+  const auto word = [unit](int w) { return _mm512_loadu_si512(unit + kWordStride * w); };
+  if constexpr (W == 1 || W == 2 || W == 4) {
+    constexpr int kPerByte = 8 / W;
+    return right<W*(O % kPerByte)>(word(O / kPerByte));
+  } else if constexpr (W == 3) {
+    if constexpr (O < 6) return right<3 * (O % 2)>(word(O / 2));
+    return select(3, right<6>(word(O % 2)), right<4 + O % 2>(word(2)));
+  } else if constexpr (W == 5) {
+    if constexpr (O < 5) return word(O);
+    if constexpr (O < 7) return select(7, right<5>(word(O - 5)), right<2>(word(O - 2)));
+    return select(15, select(7, right<5>(word(2)), right<4>(word(3))), right<3>(word(4)));
+  } else {
+    if constexpr (O < 6) return word(O);
+    constexpr int kFirst = 3 * (O % 2);
+    const __m512i low = select(3, right<6>(word(kFirst)), right<4>(word(kFirst + 1)));
+    return select(15, low, right<2>(word(kFirst + 2)));
+  }
+}
+
+template <int W, int O>
+GTQ_INLINE Levels unpack(const LevelTable<W>& table, const std::uint8_t* unit) {
+  return {_mm512_permutexvar_epi8(index_of<W, O>(unit), table.entries)};
+}
+
+GTQ_INLINE Sums start_sums(const Bias& bias) {
+  return {_mm512_set1_epi32(-128 * bias.high), _mm512_set1_epi32(-128 * bias.low)};
+}
+
+GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
+  std::int32_t planes[2];
+  __builtin_memcpy(planes, quad, sizeof(planes));
+  sums.high = _mm512_dpbusd_epi32(sums.high, levels.bytes, _mm512_set1_epi32(planes[0]));
+  sums.low = _mm512_dpbusd_epi32(sums.low, levels.bytes, _mm512_set1_epi32(planes[1]));
+}
+
+GTQ_INLINE void add_sums(Sums& to, const Sums& sums) {
+  to.high = _mm512_add_epi32(to.high, sums.high);
+  to.low = _mm512_add_epi32(to.low, sums.low);
+}
+
+GTQ_INLINE vf sums_as_floats(const Sums& sums, int) {
+  return reinterpret_cast<vf>(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sums.high, 8), sums.low)));
+}
+
+// round(scale * x) of n numbers, n a multiple of 16, every |scale * x| at most kMaxQuantized. Quad i goes to
+// quads[i * stride].
+GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std::size_t stride) {
+  const __m512 gain = _mm512_set1_ps(scale);
+  __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
+  for (int i = 0; i < n; i += 16) {
+    const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), gain));
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
+    const __m512i low = _mm512_sub_epi32(value, _mm512_slli_epi32(high, 8));
+    high_sum = _mm512_add_epi32(high_sum, high);
+    low_sum = _mm512_add_epi32(low_sum, low);
+    const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(low);
+    alignas(16) Quad four[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm_unpacklo_epi32(h, l));
+    _mm_store_si128(reinterpret_cast<__m128i*>(four) + 1, _mm_unpackhi_epi32(h, l));
+    Quad* to = quads + i / 4 * stride;
+    for (int j = 0; j < 4; ++j) to[j * stride] = four[j];
+  }
+  return {_mm512_reduce_add_epi32(high_sum), _mm512_reduce_add_epi32(low_sum)};
+}
