@@ -1,0 +1,277 @@
+// Attention of up to 8 (row, head) pairs of one KV head over packed pages.
+//
+// Grid: (split, kv_head * tile, sequence); a tile is 8 pairs, pair = row * group + head in the group. A thread block
+// takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every n_warps-th of them,
+// each with a private ring of stages and no block barrier in between.
+// Per page a warp computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point
+// weights (decode_softmax) and integer sums of values (decode_values). Lane = 4 g + t: row g; keys
+// 8 r + 2 t + e of a page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e.
+// Accuracy: relative L2 of a row under 1e-3; 15-bit queries, 16-bit weights, exact levels, f32 norms and sums.
+// Reference: src/reference/attention.cc.
+#pragma once
+
+#include "cuda/decode_mean.cuh"
+#include "cuda/decode_merge.cuh"
+#include "cuda/decode_query.cuh"
+#include "cuda/decode_scores.cuh"
+#include "cuda/decode_values.cuh"
+#include "cuda/page_copy.cuh"
+
+namespace gtq::cuda {
+
+inline constexpr int kMaxWarps = 12;
+
+struct SequencePages {
+  long long first;  // into indices, or the first page
+  int n_pages;
+  long long n_keys;
+};
+
+__device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, int batch) {
+  if (p.indptr == nullptr) {
+    return {batch * p.pages_per_sequence, static_cast<int>((p.kv_len + kCells - 1) / kCells), p.kv_len};
+  }
+  const int first = p.indptr[batch], n = p.indptr[batch + 1] - first;
+  return {first, n, n == 0 ? 0 : static_cast<long long>(n - 1) * kCells + p.last_page_len[batch]};
+}
+
+__device__ __forceinline__ long long physical_page(const DecodeParams& p, long long first, int i) {
+  return p.indices != nullptr ? p.indices[first + i] : first + i;
+}
+
+__device__ __forceinline__ PageSource page_source(const DecodeParams& p, const HeadTable& head, long long page) {
+  return {p.key_pages + page * p.layer.key_page_bytes + head.key_offset,
+          p.value_pages + page * p.layer.value_page_bytes + head.value_offset,
+          p.summaries != nullptr ? p.summaries + page : nullptr};
+}
+
+// f32 terms of a page in the order a lane reads them: [kTermStride t + 2 r + e].
+struct PageTerms {
+  float* key_norms;  // negative where the mean index is 0
+  float* value_norms;
+  float* log_norms;
+};
+
+__device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
+  const float norm = exp2_fast(static_cast<float>(byte & 127) * 0.0625f - 3.0f);
+  return (byte & 128) != 0 ? norm : -norm;
+}
+
+// Returns bit c: some key has mean index c.
+__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms, const std::uint8_t* value_norms,
+                                                    const PageTerms& terms, int lane) {
+  std::uint32_t keys = reinterpret_cast<const std::uint16_t*>(key_norms)[lane];
+  std::uint32_t values = reinterpret_cast<const std::uint16_t*>(value_norms)[lane];
+  if (lane < 16) {  // cells 31..0 are slots 32..63
+    keys = permute(keys, 0, 0x4401);
+    values = permute(values, 0, 0x4401);
+  }
+  const int slot = lane < 16 ? 62 - 2 * lane : 2 * lane - 32;
+  const int at = kTermStride * (slot % 8 / 2) + 2 * (slot / 8);
+  const auto log_norm = [](std::uint32_t byte) {
+    return byte == 0 ? kLeastLogNorm : static_cast<float>(byte) * 0.0625f - 10.0f;
+  };
+  const std::uint32_t v0 = values & 255, v1 = values >> 8;
+  const float log0 = log_norm(v0), log1 = log_norm(v1);
+  *reinterpret_cast<float2*>(terms.key_norms + at) = make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
+  *reinterpret_cast<float2*>(terms.log_norms + at) = make_float2(log0, log1);
+  *reinterpret_cast<float2*>(terms.value_norms + at) =
+      make_float2(v0 == 0 ? 0.0f : exp2_fast(log0), v1 == 0 ? 0.0f : exp2_fast(log1));
+  const bool any0 = __any_sync(~0u, (keys & 0x8080u) != 0x8080u), any1 = __any_sync(~0u, (keys & 0x8080u) != 0);
+  __syncwarp();
+  return (any0 ? 1u : 0u) | (any1 ? 2u : 0u);
+}
+
+// What is known of a page besides its bytes.
+struct PageView {
+  int index;  // in the sequence
+  std::uint64_t valid;
+  int start;
+  bool regular;
+};
+
+__device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::uint8_t* summary, int index,
+                                              long long n_keys) {
+  PageView view{index, ~0ull, index * kCells, true};
+  if (p.summaries != nullptr) {
+    const PageSummary s = *reinterpret_cast<const PageSummary*>(summary);
+    view.valid = s.occupied;
+    view.start = s.start;
+    view.regular = s.regular != 0;
+  }
+  const long long left = n_keys - static_cast<long long>(index) * kCells;
+  if (left < kCells) view.valid &= (1ull << left) - 1;
+  return view;
+}
+
+__device__ __forceinline__ void add_mean(const DecodeParams& p, const HeadTable& head, const MeanTables& mean,
+                                         const PageView& view, long long first, std::uint32_t which,
+                                         const float* key_norms, int lane, float (&u)[16]) {
+  if (view.regular) page_phases(head, mean, view.start, lane);
+  const int c = (which & 2) != 0 ? 1 : 0;
+  const std::int32_t* positions =
+      view.regular ? nullptr : p.positions + physical_page(p, first, view.index) * kCells;
+  float bias[4][4];
+  const auto compute = [&](int which_mean) {
+    if (view.regular) {
+      regular_bias(mean, which_mean, lane, bias);
+    } else {
+      irregular_bias(head, mean, which_mean, positions, lane, bias);
+    }
+  };
+  compute(c);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if (which != 3 || key_norms[i] > 0.0f) u[i] += bias[i / 2 % 4][2 * (i / 8) + i % 2];
+  }
+  if (which != 3) return;
+  compute(0);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if (key_norms[i] < 0.0f) u[i] += bias[i / 2 % 4][2 * (i / 8) + i % 2];
+  }
+}
+
+__device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&u)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if ((valid >> cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2) & 1) == 0) u[i] = kExcluded;
+  }
+}
+
+// Logit softcap, then slope times mask.
+__device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockPlace& at, const PageView& view,
+                                             float slope, int lane, float (&u)[16]) {
+  constexpr float kLog2E = 1.44269504f;
+  if (p.softcap > 0.0f) {
+    const float cap = p.softcap * kLog2E;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) u[i] = cap * tanhf(u[i] / cap);
+  }
+  const int row = lane / 4;
+  if (p.mask == nullptr || row >= at.n_pairs) return;
+  const std::uint16_t* mask = p.mask + at.batch * p.mask_batch_stride +
+                              ((at.tile * kRows + row) / p.group) * p.mask_row_stride +
+                              static_cast<long long>(view.index) * kCells;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int cell = cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2);
+    if ((view.valid >> cell & 1) == 0) continue;
+    const float bias = __half2float(*reinterpret_cast<const __half*>(mask + cell));
+    u[i] = bias == -INFINITY ? kExcluded : u[i] + slope * kLog2E * bias;
+  }
+}
+
+__device__ __forceinline__ float alibi_slope(const DecodeParams& p, int head) {
+  if (p.alibi_max_bias <= 0.0f) return 1.0f;
+  const int n = 1 << (31 - __clz(p.n_q_heads));
+  const float n_f = static_cast<float>(n);
+  return head < n ? exp2f(-p.alibi_max_bias / n_f * static_cast<float>(head + 1))
+                  : exp2f(-p.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
+}
+
+template <int VD, bool kShaped>
+__global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
+    decode_kernel(const __grid_constant__ DecodeParams p) {
+  extern __shared__ __align__(128) std::uint8_t shared[];
+  __shared__ std::uint64_t barriers[kMaxWarps * PageRing::kMaxStages];
+  __shared__ float row_scale[kRows];
+  __shared__ float2 warp_ml[kMaxWarps * kRows], row_ml[kRows];
+  __shared__ std::uint32_t big;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
+  const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
+                      min(kRows, p.group * p.n_rows - tile * kRows)};
+  const HeadTable& head = p.layer.heads[kv_head];
+  const int key_bytes = static_cast<int>(head.key_bytes), value_bytes = static_cast<int>(head.value_bytes);
+  const std::uint32_t counts = head.group_counts;
+  const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
+
+  const SequencePages pages = sequence_pages(p, at.batch);
+  const int begin = static_cast<int>(static_cast<long long>(pages.n_pages) * at.split / p.n_splits);
+  const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
+  PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
+                barriers + warp * PageRing::kMaxStages, lane);
+  int next = begin + warp;
+  for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {
+    ring.issue(page_source(p, head, next < end ? physical_page(p, pages.first, next) : 0), next < end);
+  }
+  long long next_page = next < end ? physical_page(p, pages.first, next) : 0;
+
+  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
+  uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
+  float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
+  uint4* basis = reinterpret_cast<uint4*>(shared + p.smem_basis);
+  if (threadIdx.x == 0) big = 0;
+  load_queries(p, at.batch, kv_head, tile, raw);
+  load_basis(head, basis);
+  __syncthreads();
+  transform_queries(p, head, raw, warp, lane, query, row_scale);
+  mean_coefficients(p, head, raw, coefficients, &big);
+  __syncthreads();
+
+  std::uint8_t* scratch = shared + p.smem_scratch + warp * p.scratch_bytes;
+  float* terms_at = reinterpret_cast<float*>(scratch);
+  const PageTerms terms{terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride};
+  const MeanTables mean{coefficients, basis, reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
+                        big,          static_cast<int>(head.n_mean_groups), p.mean_lanes};
+  const int lane_terms = kTermStride * (lane % 4);
+  const float scale = row_scale[lane / 4];
+  const float slope = kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f;
+
+  SoftmaxState<VD> state;
+#pragma unroll
+  for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
+  int until_halved = kHalvePages;
+#pragma unroll 1
+  for (int i = begin + warp; i < end; i += p.n_warps) {
+    const std::uint8_t* stage = ring.wait();
+    const std::uint32_t which =
+        load_terms(stage + key_bytes - kCells, stage + key_bytes + value_bytes - kCells, terms, lane);
+    float u[16];
+    {
+      int acc[8][4];
+      score_page(counts, stage, query, p.luts, lane, acc);
+#pragma unroll
+      for (int k = 0; k < 16; ++k) {
+        const int whole = acc[k / 2][k % 2] * 128 + acc[k / 2][2 + k % 2];
+        u[k] = static_cast<float>(whole) * fabsf(terms.key_norms[lane_terms + k]) * scale;
+      }
+    }
+    const PageView view = view_page(p, stage + key_bytes + value_bytes, i, pages.n_keys);
+    if (mean.n_groups > 0) add_mean(p, head, mean, view, pages.first, which, terms.key_norms + lane_terms, lane, u);
+    if constexpr (kShaped) shape_logits(p, at, view, slope, lane, u);
+    if (view.valid != ~0ull) exclude(view.valid, lane, u);
+    std::uint32_t weights[2][4];
+    softmax_page<VD>(u, terms.value_norms + lane_terms, terms.log_norms + lane_terms, state, weights);
+    add_values<VD>(p.layer.v_width, stage + key_bytes, p.luts, lane, weights, state.o);
+    if (--until_halved == 0) {
+      lower(state, 1.0f);
+      until_halved = kHalvePages;
+    }
+    ring.release();
+    ring.issue(page_source(p, head, next_page), next < end);
+    next += p.n_warps;
+    next_page = next < end ? physical_page(p, pages.first, next) : 0;
+  }
+
+  __syncthreads();  // the ring is free
+  float* sums = reinterpret_cast<float*>(shared);
+  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
+  __syncthreads();
+  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
+  __syncthreads();
+  for (int row = warp; row < at.n_pairs; row += p.n_warps) {
+    untransform<VD>(p.layer.codec->value_signs, head.v_gain, sums + row * kReduceStride<VD>, lane);
+  }
+  __syncthreads();
+  if (p.n_splits == 1) {
+    write_rows<VD>(p, at, sums, row_ml);
+    return;
+  }
+  publish<VD>(p, at, sums, row_ml, tag);
+  merge_splits<VD>(p, at, warp, lane, tag);
+  finish_launch(p, tag);
+}
+
+}  // namespace gtq::cuda
