@@ -35,15 +35,22 @@ __device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, i
   return {first, n, n == 0 ? 0 : static_cast<long long>(n - 1) * kCells + p.last_page_len[batch]};
 }
 
-__device__ __forceinline__ long long physical_page(const DecodeParams& p, long long first, int i) {
-  return p.indices != nullptr ? p.indices[first + i] : first + i;
+__device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
+  return static_cast<std::uint32_t>(p.indices != nullptr ? p.indices[first + i] : first + i);
 }
 
-__device__ __forceinline__ PageSource page_source(const DecodeParams& p, const HeadTable& head, long long page) {
-  return {p.key_pages + page * p.layer.key_page_bytes + head.key_offset,
-          p.value_pages + page * p.layer.value_page_bytes + head.value_offset,
-          p.summaries != nullptr ? p.summaries + page : nullptr};
-}
+// Where the pages of a KV head are.
+struct PageBases {
+  const std::uint8_t *keys, *values;
+  std::uint32_t key_stride, value_stride;
+  const PageSummary* summaries;
+
+  __device__ __forceinline__ PageSource operator()(std::uint32_t page) const {
+    return {keys + static_cast<std::uint64_t>(page) * key_stride,
+            values + static_cast<std::uint64_t>(page) * value_stride,
+            summaries != nullptr ? summaries + page : nullptr};
+  }
+};
 
 // f32 terms of a page in the order a lane reads them: [kTermStride t + 2 r + e].
 struct PageTerms {
@@ -104,49 +111,55 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
   return view;
 }
 
-__device__ __forceinline__ void add_mean(const DecodeParams& p, const HeadTable& head, const MeanTables& mean,
-                                         const PageView& view, long long first, std::uint32_t which,
-                                         const float* key_norms, int lane, float (&u)[16]) {
-  if (view.regular) page_phases(head, mean, view.start, lane);
-  const int c = (which & 2) != 0 ? 1 : 0;
+// v = u * scale + offset + mean-key term. which: bit c, some key has mean index c.
+__device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
+                                         long long first, std::uint32_t which, const float* key_norms, float scale,
+                                         float offset, int lane, float (&v)[16]) {
+  if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
-      view.regular ? nullptr : p.positions + physical_page(p, first, view.index) * kCells;
+      view.regular ? nullptr : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
   float bias[4][4];
-  const auto compute = [&](int which_mean) {
+  const auto compute = [&](int c) {
     if (view.regular) {
-      regular_bias(mean, which_mean, lane, bias);
+      regular_bias(mean, c, offset, lane, bias);
     } else {
-      irregular_bias(head, mean, which_mean, positions, lane, bias);
+      irregular_bias(mean, c, positions, offset, lane, bias);
     }
   };
-  compute(c);
+  if (which != 3) {
+    compute(which >> 1);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if (which != 3 || key_norms[i] > 0.0f) u[i] += bias[i / 2 % 4][2 * (i / 8) + i % 2];
+    for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
+    return;
   }
-  if (which != 3) return;
-  compute(0);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if (key_norms[i] < 0.0f) u[i] += bias[i / 2 % 4][2 * (i / 8) + i % 2];
+  for (int i = 0; i < 16; ++i) v[i] *= scale;
+#pragma unroll 1
+  for (int c = 0; c < kMeans; ++c) {
+    compute(c);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const bool mine = (key_norms[i] > 0.0f) == (c == 1);
+      v[i] += mine ? bias[i / 2 % 4][2 * (i / 8) + i % 2] : 0.0f;
+    }
   }
 }
 
-__device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&u)[16]) {
+__device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    if ((valid >> cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2) & 1) == 0) u[i] = kExcluded;
+    if ((valid >> cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2) & 1) == 0) v[i] = kExcluded;
   }
 }
 
 // Logit softcap, then slope times mask.
 __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockPlace& at, const PageView& view,
-                                             float slope, int lane, float (&u)[16]) {
+                                             float slope, float offset, int lane, float (&v)[16]) {
   constexpr float kLog2E = 1.44269504f;
   if (p.softcap > 0.0f) {
     const float cap = p.softcap * kLog2E;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) u[i] = cap * tanhf(u[i] / cap);
+    for (int i = 0; i < 16; ++i) v[i] = cap * tanhf((v[i] - offset) / cap) + offset;
   }
   const int row = lane / 4;
   if (p.mask == nullptr || row >= at.n_pairs) return;
@@ -158,7 +171,7 @@ __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockP
     const int cell = cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2);
     if ((view.valid >> cell & 1) == 0) continue;
     const float bias = __half2float(*reinterpret_cast<const __half*>(mask + cell));
-    u[i] = bias == -INFINITY ? kExcluded : u[i] + slope * kLog2E * bias;
+    v[i] = bias == -INFINITY ? kExcluded : v[i] + slope * kLog2E * bias;
   }
 }
 
@@ -178,11 +191,12 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   __shared__ float row_scale[kRows];
   __shared__ float2 warp_ml[kMaxWarps * kRows], row_ml[kRows];
   __shared__ std::uint32_t big;
+  __shared__ float value_signs[VD];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
   const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
                       min(kRows, p.group * p.n_rows - tile * kRows)};
-  const HeadTable& head = p.layer.heads[kv_head];
+  const HeadTable head = p.layer.heads[kv_head];
   const int key_bytes = static_cast<int>(head.key_bytes), value_bytes = static_cast<int>(head.value_bytes);
   const std::uint32_t counts = head.group_counts;
   const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
@@ -192,11 +206,14 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
   PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
                 barriers + warp * PageRing::kMaxStages, lane);
+  const PageBases source{p.key_pages + head.key_offset, p.value_pages + head.value_offset, p.layer.key_page_bytes,
+                         p.layer.value_page_bytes, p.summaries};
   int next = begin + warp;
+#pragma unroll 1
   for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {
-    ring.issue(page_source(p, head, next < end ? physical_page(p, pages.first, next) : 0), next < end);
+    ring.issue(source(next < end ? physical_page(p, pages.first, next) : 0), next < end);
   }
-  long long next_page = next < end ? physical_page(p, pages.first, next) : 0;
+  std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
 
   float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
@@ -204,7 +221,9 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   uint4* basis = reinterpret_cast<uint4*>(shared + p.smem_basis);
   if (threadIdx.x == 0) big = 0;
   load_queries(p, at.batch, kv_head, tile, raw);
-  load_basis(head, basis);
+  std::uint64_t* half_turns = reinterpret_cast<std::uint64_t*>(shared + p.smem_turns);
+  load_mean_tables(head, basis, half_turns);
+  for (int i = threadIdx.x; i < VD; i += blockDim.x) value_signs[i] = p.layer.codec->value_signs[i];
   __syncthreads();
   transform_queries(p, head, raw, warp, lane, query, row_scale);
   mean_coefficients(p, head, raw, coefficients, &big);
@@ -213,7 +232,7 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   std::uint8_t* scratch = shared + p.smem_scratch + warp * p.scratch_bytes;
   float* terms_at = reinterpret_cast<float*>(scratch);
   const PageTerms terms{terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride};
-  const MeanTables mean{coefficients, basis, reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
+  const MeanTables mean{coefficients, basis, half_turns, reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
                         big,          static_cast<int>(head.n_mean_groups), p.mean_lanes};
   const int lane_terms = kTermStride * (lane % 4);
   const float scale = row_scale[lane / 4];
@@ -228,29 +247,40 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
     const std::uint8_t* stage = ring.wait();
     const std::uint32_t which =
         load_terms(stage + key_bytes - kCells, stage + key_bytes + value_bytes - kCells, terms, lane);
-    float u[16];
+    float v[16];
     {
       int acc[8][4];
       score_page(counts, stage, query, p.luts, lane, acc);
 #pragma unroll
-      for (int k = 0; k < 16; ++k) {
-        const int whole = acc[k / 2][k % 2] * 128 + acc[k / 2][2 + k % 2];
-        u[k] = static_cast<float>(whole) * fabsf(terms.key_norms[lane_terms + k]) * scale;
+      for (int k = 0; k < 4; ++k) {
+        const float4 norm = reinterpret_cast<const float4*>(terms.key_norms + lane_terms)[k];
+        const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int* part = acc[2 * k + j / 2];
+          v[4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
+        }
       }
     }
     const PageView view = view_page(p, stage + key_bytes + value_bytes, i, pages.n_keys);
-    if (mean.n_groups > 0) add_mean(p, head, mean, view, pages.first, which, terms.key_norms + lane_terms, lane, u);
-    if constexpr (kShaped) shape_logits(p, at, view, slope, lane, u);
-    if (view.valid != ~0ull) exclude(view.valid, lane, u);
+    if (mean.n_groups > 0) {
+      add_mean(p, mean, view, pages.first, which, terms.key_norms + lane_terms, scale, state.offset, lane, v);
+    } else {
+#pragma unroll
+      for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], scale, state.offset);
+    }
+    if constexpr (kShaped) shape_logits(p, at, view, slope, state.offset, lane, v);
+    if (view.valid != ~0ull) exclude(view.valid, lane, v);
     std::uint32_t weights[2][4];
-    softmax_page<VD>(u, terms.value_norms + lane_terms, terms.log_norms + lane_terms, state, weights);
+    softmax_page<VD>(v, reinterpret_cast<const float4*>(terms.value_norms + lane_terms),
+                     reinterpret_cast<const float4*>(terms.log_norms + lane_terms), state, weights);
     add_values<VD>(p.layer.v_width, stage + key_bytes, p.luts, lane, weights, state.o);
     if (--until_halved == 0) {
-      lower(state, 1.0f);
+      raise(state, 1.0f);
       until_halved = kHalvePages;
     }
     ring.release();
-    ring.issue(page_source(p, head, next_page), next < end);
+    ring.issue(source(next_page), next < end);
     next += p.n_warps;
     next_page = next < end ? physical_page(p, pages.first, next) : 0;
   }
@@ -262,7 +292,7 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
   __syncthreads();
   for (int row = warp; row < at.n_pairs; row += p.n_warps) {
-    untransform<VD>(p.layer.codec->value_signs, head.v_gain, sums + row * kReduceStride<VD>, lane);
+    untransform<VD>(value_signs, head.v_gain, sums + row * kReduceStride<VD>, lane);
   }
   __syncthreads();
   if (p.n_splits == 1) {

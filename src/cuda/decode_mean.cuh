@@ -24,7 +24,8 @@ namespace gtq::cuda {
 struct MeanTables {
   const float4* coefficients;  // [2 means][mean_lanes]
   const uint4* basis;          // [mean_group][4 tiles][32 lanes]
-  float2* phases;              // of this warp: [8 n_groups] or [64 keys]
+  const std::uint64_t* half_turns;  // [8 n_groups]
+  float2* phases;                   // of this warp: [8 n_groups] or [64 keys]
   std::uint32_t big;           // bit per mean group: three products
   int n_groups, mean_lanes;
 };
@@ -70,17 +71,19 @@ __device__ __forceinline__ void add_group(const float4 c, const uint4* basis, bo
 }
 
 // Phases of all rope_blocks at the centre of a page, shared by the warp.
-__device__ __forceinline__ void page_phases(const HeadTable& head, const MeanTables& mean, int start, int lane) {
+__device__ __forceinline__ void page_phases(const MeanTables& mean, int start, int lane) {
   const std::int64_t half_positions = 2 * static_cast<std::int64_t>(start) + kCells - 1;
+#pragma unroll 1
   for (int i = lane; i < mean.n_groups * kMeanBlocks; i += 32) {
-    mean.phases[i] = phase(head.half_turns[i], half_positions);
+    mean.phases[i] = phase(mean.half_turns[i], half_positions);
   }
   __syncwarp();
 }
 
-__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, int lane, float (&bias)[4][4]) {
+// bias: offset + the term.
+__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, float offset, int lane, float (&bias)[4][4]) {
 #pragma unroll
-  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = 0.0f;
+  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
 #pragma unroll 1
   for (int group = 0; group < mean.n_groups; ++group) {
     const float4 a = mean.coefficients[c * mean.mean_lanes + group * 32 + lane];
@@ -92,15 +95,15 @@ __device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, int 
 }
 
 // Pages whose positions jump. positions: of the 64 cells.
-__device__ inline void irregular_bias(const HeadTable& head, const MeanTables& mean, int c,
-                                      const std::int32_t* positions, int lane, float (&bias)[4][4]) {
+__device__ inline void irregular_bias(const MeanTables& mean, int c,
+                                      const std::int32_t* positions, float offset, int lane, float (&bias)[4][4]) {
 #pragma unroll
-  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = 0.0f;
+  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
 #pragma unroll 1
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();
     for (int slot = lane; slot < kCells; slot += 32) {
-      mean.phases[slot] = phase(head.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
+      mean.phases[slot] = phase(mean.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
     }
     __syncwarp();
     const float4 pair = mean.coefficients[c * mean.mean_lanes + block / kMeanBlocks * 32 + (lane & ~3) + block % 8 / 2];

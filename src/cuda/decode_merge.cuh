@@ -27,7 +27,7 @@ __device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int warp, 
   l += __shfl_xor_sync(~0u, l, 1);
   l += __shfl_xor_sync(~0u, l, 2);
   const int g = lane / 4, t = lane % 4;
-  if (t == 0) ml[warp * kRows + g] = make_float2(state.m, l);
+  if (t == 0) ml[warp * kRows + g] = make_float2(state.reference(), l);
   float* row = sums + (warp * kRows + g) * kReduceStride<VD> + 2 * t;
 #pragma unroll
   for (int i = 0; i < VD / 8; ++i) {

@@ -15,7 +15,7 @@ int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multi
 
 // Shared memory besides ring and scratch.
 int fixed_bytes(const Layer::Impl& layer, int head_dim_k) {
-  return head_dim_k / 16 * 32 * 8 + kRows * head_dim_k * 4 + layer.max_mean_groups * (kMeans * 512 + 2048);
+  return head_dim_k / 16 * 32 * 8 + kRows * head_dim_k * 4 + layer.max_mean_groups * (kMeans * 512 + 2048 + kMeanBlocks * 8);
 }
 
 int scratch_bytes(const Layer::Impl& layer) {
@@ -63,6 +63,7 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
   p.smem_raw = p.smem_query + p.layer.head_dim_k / 16 * 32 * 8;
   p.smem_mean = p.smem_raw + kRows * p.layer.head_dim_k * 4;
   p.smem_basis = p.smem_mean + kMeans * p.mean_lanes * 16;
+  p.smem_turns = p.smem_basis + layer.max_mean_groups * 2048;
   return total_bytes(layer, p);
 }
 

@@ -117,10 +117,11 @@ __device__ inline void mean_coefficients(const DecodeParams& p, const HeadTable&
   }
 }
 
-__device__ inline void load_basis(const HeadTable& head, uint4* basis) {
+__device__ inline void load_mean_tables(const HeadTable& head, uint4* basis, std::uint64_t* half_turns) {
   const int n = static_cast<int>(head.n_mean_groups) * 128;
   const uint4* from = reinterpret_cast<const uint4*>(head.mean_basis);
   for (int i = threadIdx.x; i < n; i += blockDim.x) basis[i] = from[i];
+  for (int i = threadIdx.x; i < n / 16; i += blockDim.x) half_turns[i] = head.half_turns[i];
 }
 
 }  // namespace gtq::cuda

@@ -1,10 +1,12 @@
 // Online softmax of a warp in log2 units, with fixed-point weights for the 8-bit product with the values.
 //
-//   s_j = u_j + log2(value norm_j)    size of a key's contribution; decides the reference m
-//   w_j = 2^(s_j - m + 13)            rounded to 16 bits; s_j - m <= 3 always
-//   l   = sum of 2^(u_j - m + 13)     f32
-// m is a whole number and only moves when some s_j exceeds m + 3, so that the int32 sums of values shift by whole
-// bits. Values of small norm (attention sinks have them) thus do not cost the others precision.
+//   v_j = u_j - m + 13                 u_j: log2 logit, m: reference of the row
+//   s_j = v_j + log2(value norm_j)     size of a key's contribution
+//   w_j = 2^(s_j)                      rounded to 16 bits; s_j <= 16 always
+//   l   = sum of 2^(v_j)               f32
+// m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole bits.
+// Values of small norm (attention sinks have them) thus do not cost the others precision. The caller makes v_j with
+// the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
 // State per lane: row g; all four lanes of a row agree on m, each sums l and o over its own keys or dims.
 #pragma once
 
@@ -13,21 +15,27 @@
 
 namespace gtq::cuda {
 
-inline constexpr float kHeadroom = 3.0f;
-inline constexpr float kWeightBits = 12.9993f;  // w <= 2^15.9993 < 2^16
+inline constexpr float kWeightBits = 12.9993f;
+inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
 inline constexpr float kLeastLogNorm = -30.0f;
 inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
 
 template <int VD>
 struct SoftmaxState {
-  float m = kNoReference, l = 0;
-  int o[VD / 8][4];  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+  float offset = 0, l = 0;
+  float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
+  int o[VD / 8][4];           // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+
+  __device__ __forceinline__ float reference() const {
+    return most == kNoReference ? kNoReference : kWeightBits - offset;
+  }
 };
 
+// Raises the reference by `by` whole bits, at least 0.
 template <int VD>
-__device__ __forceinline__ void lower(SoftmaxState<VD>& state, float by) {
-  state.m += by;
+__device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
+  state.offset -= by;
   state.l *= exp2_fast(-by);
   const int shift = static_cast<int>(fminf(by, 60.0f));
 #pragma unroll
@@ -41,43 +49,54 @@ __device__ __forceinline__ void lower(SoftmaxState<VD>& state, float by) {
   }
 }
 
-// u: log2 logits of the lane's 16 keys; terms: value norm and its log2 per key.
+// largest: of the lane's s_j. Returns by how much the reference rose (fell, for the first one).
+template <int VD>
+__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest) {
+  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+  const float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
+  if (state.most == kNoReference) {
+    state.offset -= by;
+    if (largest > kNoReference) state.most = kMostBits;
+  } else {
+    raise(state, by);
+  }
+  return by;
+}
+
+// v: of the lane's 16 keys. value_norms, log_norms: of the same keys.
 // weights: A fragments [half][a0..a3] of w.
 template <int VD>
-__device__ __forceinline__ void softmax_page(const float (&u)[16], const float* value_norms, const float* log_norms,
+__device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value_norms, const float4* log_norms,
                                              SoftmaxState<VD>& state, std::uint32_t (&weights)[2][4]) {
   float largest = kExcluded;
 #pragma unroll
-  for (int i = 0; i < 16; i += 4) {
-    const float4 log_norm = *reinterpret_cast<const float4*>(log_norms + i);
-    largest = fmaxf(largest, fmaxf(u[i] + log_norm.x, u[i + 1] + log_norm.y));
-    largest = fmaxf(largest, fmaxf(u[i + 2] + log_norm.z, u[i + 3] + log_norm.w));
+  for (int i = 0; i < 4; ++i) {
+    const float4 log_norm = log_norms[i];
+    largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
+    largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
   }
-  if (__any_sync(~0u, largest > state.m + kHeadroom)) {
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-    if (state.m == kNoReference) {
-      if (largest > kNoReference) state.m = ceilf(largest);
-    } else {
-      lower(state, largest > state.m + kHeadroom ? ceilf(largest) - state.m : 0.0f);
-    }
+  if (__any_sync(~0u, largest > state.most)) {
+    const float by = move_reference(state, largest);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[i] -= by;
   }
-  const float offset = kWeightBits - state.m;
   std::uint32_t w[16];
 #pragma unroll
-  for (int i = 0; i < 16; i += 4) {
-    const float4 norm = *reinterpret_cast<const float4*>(value_norms + i);
+  for (int i = 0; i < 4; ++i) {
+    const float4 norm = value_norms[i];
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float weight = exp2_fast(u[i + j] + offset);
+      const float weight = exp2_fast(v[4 * i + j]);
       state.l += weight;
-      w[i + j] = __float_as_uint(fmaf(weight, norms[j], 8388608.0f));  // low 16 bits: rounded
+      w[4 * i + j] = __float_as_uint(fmaf(weight, norms[j], 8388608.0f));  // low 16 bits: rounded
     }
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const std::uint32_t first = permute(w[4 * i], w[4 * i + 1], 0x5140), second = permute(w[4 * i + 2], w[4 * i + 3], 0x5140);
+    const std::uint32_t first = permute(w[4 * i], w[4 * i + 1], 0x5140);
+    const std::uint32_t second = permute(w[4 * i + 2], w[4 * i + 3], 0x5140);
     weights[i / 2][2 * (i % 2)] = permute(first, second, 0x7632);
     weights[i / 2][2 * (i % 2) + 1] = permute(first, second, 0x5410);
   }

@@ -4,8 +4,7 @@
 // 16 dims of a value in registers. Sums run in the order of the CPU codec: within a lane, then lane after lane.
 // This file is compiled without contraction to fused multiply-adds. Norm codes come from a table of the smallest
 // norm of every code, made with the CPU's own functions, so no logarithm has to agree.
-// Bit-identical but for two cases: a key whose distances to its two mean keys agree to 1e-15, and sines of doubles
-// that round differently to float.
+// One source of difference is left: sines and cosines of doubles whose last bit decides how they round to float.
 // Grid: x over vectors, y = 0 keys, 1 values.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -78,10 +77,11 @@ __device__ float weighted_sum(const Owner& own, const float* weights, float x) {
 }
 
 // x[0] + x[1] + ... over all elements of the vector, in order.
-__device__ float chained_sum(const Owner& own, const float (&x)[kOwn]) {
-  float sum = 0;
+template <typename T>
+__device__ T chained_sum(const Owner& own, const T (&x)[kOwn]) {
+  T sum = 0;
   for (int g = 0; g < own.n_used; ++g) {
-    float mine = sum;
+    T mine = sum;
 #pragma unroll
     for (int j = 0; j < kOwn; ++j) mine += x[j];
     sum = from_lane(own, mine, g);
@@ -128,11 +128,11 @@ __device__ float2 rotated_mean(const HeadTable& head, int head_dim, int c, int p
 }
 
 // y = transformed residual of the lane's group before its scale; returns the mean index.
-__device__ int key_residual(const StoreParams& p, const HeadTable& head, const Owner& own, float (&y)[kOwn]) {
+__device__ int key_residual(const StoreParams& p, const CodecTable& codec, const HeadTable& head, const Owner& own, float (&y)[kOwn]) {
   const int d = p.layer.head_dim_k, first = own.lane * kOwn;
   const double position = static_cast<double>(p.positions[own.row]);
   float residual[2][kOwn];
-  double distance[2] = {0, 0};
+  double distance[2][kOwn] = {};
   if (own.lane < own.n_used) {
 #pragma unroll
     for (int i = 0; i < kOwn; i += 2) {
@@ -151,21 +151,17 @@ __device__ int key_residual(const StoreParams& p, const HeadTable& head, const O
         residual[c][i] = k0 - mean[c].x;
         residual[c][i + 1] = k1 - mean[c].y;
         const double e0 = static_cast<double>(k0) - mean[c].x, e1 = static_cast<double>(k1) - mean[c].y;
-        distance[c] += weight * e0 * e0;
-        distance[c] += weight1 * e1 * e1;
+        distance[c][i] = weight * e0 * e0;
+        distance[c][i + 1] = weight1 * e1 * e1;
       }
     }
   }
-  double sums[2] = {0, 0};
-  for (int g = 0; g < own.n_used; ++g) {
-    for (int c = 0; c < 2; ++c) sums[c] += from_lane(own, distance[c], g);
-  }
-  const int c = sums[0] < sums[1] ? 0 : 1;
+  const int c = chained_sum(own, distance[0]) < chained_sum(own, distance[1]) ? 0 : 1;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     y[i] = 0;
     if (own.lane < own.n_used) {
-      y[i] = p.layer.codec->key_signs[first + i] * head.scale[first + i] * (c == 0 ? residual[0][i] : residual[1][i]);
+      y[i] = codec.key_signs[first + i] * head.scale[first + i] * (c == 0 ? residual[0][i] : residual[1][i]);
     }
   }
   return c;
@@ -177,9 +173,8 @@ struct Fit {
 };
 
 // Codes of y / norm, and the norm code that fits them best.
-__device__ Fit fit_codes(const StoreParams& p, const HeadTable& head, const Owner& own, const float (&y)[kOwn],
+__device__ Fit fit_codes(const CodecTable& codec, const HeadTable& head, const Owner& own, const float (&y)[kOwn],
                          int width, float norm, std::uint8_t (&codes)[kOwn]) {
-  const CodecTable& codec = *p.layer.codec;
   const float *thresholds = codec.thresholds[width - 1], *centroids = codec.centroids[width - 1];
   const float inverse = 1.0f / norm;
   float yc = 0, cc = 0, yy = 0;
@@ -200,16 +195,15 @@ __device__ Fit fit_codes(const StoreParams& p, const HeadTable& head, const Owne
   return {code, yy - 2 * fitted * yc + fitted * fitted * cc};
 }
 
-__device__ void store_key(const StoreParams& p) {
+__device__ void store_key(const StoreParams& p, const CodecTable& codec) {
   const Owner own = find_owner(p, p.layer.head_dim_k);
   if (!__any_sync(~0u, own.active)) return;
-  const HeadTable& head = p.layer.heads[own.head];
-  const CodecTable& codec = *p.layer.codec;
+  const HeadTable head = p.layer.heads[own.head];
   const int width = own.lane < own.n_used ? head.widths[own.lane] : 1;
   float y[kOwn];
   Owner read = own;
   if (!own.active) read.row = 0;  // computes beside the others
-  const int c = key_residual(p, head, read, y);
+  const int c = key_residual(p, codec, head, read, y);
   float group_sum = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) group_sum += y[i] * y[i];
@@ -224,7 +218,7 @@ __device__ void store_key(const StoreParams& p) {
   Fit best{0, INFINITY};
   for (int offset = -4; offset <= 4; offset += 2) {
     const int candidate = min(max(start + offset, 0), kKeyNormCodes - 1);
-    const Fit fit = fit_codes(p, head, own, y, width, codec.key_norms[candidate], codes);
+    const Fit fit = fit_codes(codec, head, own, y, width, codec.key_norms[candidate], codes);
     if (fit.error < best.error) {
       best = fit;
 #pragma unroll
@@ -256,11 +250,10 @@ __device__ void rotate_value(const Owner& own, int n_points, float (&y)[kOwn]) {
   for (int i = 0; i < kOwn; ++i) y[i] *= scale;
 }
 
-__device__ void store_value(const StoreParams& p) {
+__device__ void store_value(const StoreParams& p, const CodecTable& codec) {
   const Owner own = find_owner(p, p.layer.head_dim_v);
   if (!__any_sync(~0u, own.active)) return;
-  const HeadTable& head = p.layer.heads[own.head];
-  const CodecTable& codec = *p.layer.codec;
+  const HeadTable head = p.layer.heads[own.head];
   const int d = p.layer.head_dim_v, width = p.layer.v_width;
   const float inverse_rms = 1.0f / head.v_rms;
   Owner read = own;
@@ -296,10 +289,16 @@ __device__ void store_value(const StoreParams& p) {
 }
 
 __global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__ StoreParams p) {
+  __shared__ CodecTable codec;
+  const uint4* from = reinterpret_cast<const uint4*>(p.layer.codec);
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(CodecTable) / 16); i += kThreads) {
+    reinterpret_cast<uint4*>(&codec)[i] = from[i];
+  }
+  __syncthreads();
   if (blockIdx.y == 0) {
-    store_key(p);
+    store_key(p, codec);
   } else {
-    store_value(p);
+    store_value(p, codec);
   }
 }
 

@@ -45,7 +45,7 @@ struct HeadTable {
 };
 
 // Tables of the encoder that do not depend on the head.
-struct CodecTable {
+struct alignas(16) CodecTable {
   float key_signs[256], value_signs[256];
   float centroids[kMaxWidths][64], thresholds[kMaxWidths][64];
   float key_norms[kKeyNormCodes], value_norms[kValueNormCodes];
