@@ -36,7 +36,8 @@ __device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, i
 }
 
 __device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
-  return static_cast<std::uint32_t>(p.indices != nullptr ? p.indices[first + i] : first + i);
+  if (p.indices == nullptr) return static_cast<std::uint32_t>(first + i);
+  return static_cast<std::uint32_t>(__shfl_sync(~0u, p.indices[first + i], 0));
 }
 
 // Where the pages of a KV head are.
@@ -192,7 +193,9 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   __shared__ float2 warp_ml[kMaxWarps * kRows], row_ml[kRows];
   __shared__ std::uint32_t big;
   __shared__ float value_signs[VD];
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  // The shuffle tells the compiler that it is the same in all lanes.
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
   const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
                       min(kRows, p.group * p.n_rows - tile * kRows)};
@@ -218,22 +221,30 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
-  uint4* basis = reinterpret_cast<uint4*>(shared + p.smem_basis);
+  std::uint8_t* block = shared + p.smem_block;
+  const int n_mean_groups = static_cast<int>(head.n_mean_groups);
+  const DecodeBlock parts = decode_block(p.layer.head_dim_k, n_mean_groups);
   if (threadIdx.x == 0) big = 0;
   load_queries(p, at.batch, kv_head, tile, raw);
-  std::uint64_t* half_turns = reinterpret_cast<std::uint64_t*>(shared + p.smem_turns);
-  load_mean_tables(head, basis, half_turns);
+  load_block(head.decode_block, parts.bytes, block);
   for (int i = threadIdx.x; i < VD; i += blockDim.x) value_signs[i] = p.layer.codec->value_signs[i];
   __syncthreads();
-  transform_queries(p, head, raw, warp, lane, query, row_scale);
-  mean_coefficients(p, head, raw, coefficients, &big);
+  transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
+                    reinterpret_cast<const float*>(block + parts.gain), raw, warp, lane, query, row_scale);
+  mean_coefficients(p, n_mean_groups, reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
+                    reinterpret_cast<const float*>(block + parts.mean_values), raw, coefficients, &big);
   __syncthreads();
 
   std::uint8_t* scratch = shared + p.smem_scratch + warp * p.scratch_bytes;
   float* terms_at = reinterpret_cast<float*>(scratch);
   const PageTerms terms{terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride};
-  const MeanTables mean{coefficients, basis, half_turns, reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
-                        big,          static_cast<int>(head.n_mean_groups), p.mean_lanes};
+  const MeanTables mean{coefficients,
+                        reinterpret_cast<const uint4*>(block + parts.basis),
+                        reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
+                        reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
+                        big,
+                        n_mean_groups,
+                        p.mean_lanes};
   const int lane_terms = kTermStride * (lane % 4);
   const float scale = row_scale[lane / 4];
   const float slope = kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f;

@@ -149,39 +149,41 @@ __device__ __forceinline__ float2 wait_for(const uint4* from, std::uint32_t tag)
   return make_float2(__uint_as_float(v.x), __uint_as_float(v.z));
 }
 
-// A warp merges two dims of a row over all splits.
+// 2^n lanes of a warp, the first power of two that is no less than the splits (at most 32), merge two dims of a row.
 template <int VD>
 __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at, int warp, int lane,
                                     std::uint32_t tag) {
-  const int n = at.n_pairs * (VD / 2);
+  const int n = at.n_pairs * (VD / 2), n_lanes = p.n_splits > 16 ? 32 : 1 << (32 - __clz(p.n_splits - 1));
   const int begin = n * at.split / p.n_splits, end = n * (at.split + 1) / p.n_splits;
-  for (int i = begin + warp; i < end; i += p.n_warps) {
+  const int n_together = 32 / n_lanes, mine = lane / n_lanes;
+#pragma unroll 1
+  for (int first = begin + warp * n_together; first < end; first += p.n_warps * n_together) {
+    const int i = min(first + mine, end - 1);  // lanes past the end repeat the last
     const int row = i / (VD / 2), pair = i % (VD / 2);
     float m = kNoReference, l = 0, x = 0, y = 0;
-    for (int k = lane; k < p.n_splits; k += 32) {
+#pragma unroll 1
+    for (int k = lane % n_lanes; k < p.n_splits; k += n_lanes) {
       const uint4* from = partial_of<VD>(p, at, k) + row * (VD / 2 + 1);
       const float2 v = wait_for(from + pair, tag), ml = wait_for(from + VD / 2, tag);
-      const float top = fmaxf(m, ml.x), mine = exp2_fast(m - top), other = exp2_fast(ml.x - top);
+      const float top = fmaxf(m, ml.x), old = exp2_fast(m - top), other = exp2_fast(ml.x - top);
       m = top;
-      l = l * mine + ml.y * other;
-      x = x * mine + v.x * other;
-      y = y * mine + v.y * other;
+      l = l * old + ml.y * other;
+      x = x * old + v.x * other;
+      y = y * old + v.y * other;
     }
     __syncwarp();
     float top = m;
-#pragma unroll
-    for (int bit = 16; bit > 0; bit /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, bit));
+    for (int bit = n_lanes / 2; bit > 0; bit /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, bit));
     const float factor = exp2_fast(m - top);
     l *= factor;
     x *= factor;
     y *= factor;
-#pragma unroll
-    for (int bit = 16; bit > 0; bit /= 2) {
+    for (int bit = n_lanes / 2; bit > 0; bit /= 2) {
       l += __shfl_xor_sync(~0u, l, bit);
       x += __shfl_xor_sync(~0u, x, bit);
       y += __shfl_xor_sync(~0u, y, bit);
     }
-    if (lane == 0) {
+    if (lane % n_lanes == 0) {
       const float inverse = inverse_weight(p, at, row, top, l);
       *reinterpret_cast<float2*>(out_row(p, at, row) + 2 * pair) = make_float2(x * inverse, y * inverse);
     }

@@ -37,7 +37,7 @@ struct DecodeParams {
   float alibi_max_bias;
   int n_q_heads, group, n_rows, n_tiles;  // group: query heads per KV head; tiles of 8 (row, head) pairs
   int n_splits, n_warps, n_stages, stage_bytes;
-  int smem_scratch, smem_query, smem_raw, smem_mean, smem_basis, smem_turns;  // byte offsets; the ring is at 0
+  int smem_scratch, smem_query, smem_raw, smem_mean, smem_block;  // byte offsets; the ring is at 0
   int scratch_bytes;                                              // per warp
   int mean_lanes;  // float4s of one mean's coefficients: 32 * largest n_mean_groups
   WorkspaceHeader* header;

@@ -8,14 +8,15 @@
 namespace gtq::cuda {
 namespace {
 
-constexpr int kStaticSharedBytes = 2048;  // of the kernel itself
+constexpr int kStaticSharedBytes = 3072;  // of the kernel itself
 constexpr int kFewestWarps = 2, kFullWarps = 12, kWideWarps = 8;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Shared memory besides ring and scratch.
 int fixed_bytes(const Layer::Impl& layer, int head_dim_k) {
-  return head_dim_k / 16 * 32 * 8 + kRows * head_dim_k * 4 + layer.max_mean_groups * (kMeans * 512 + 2048 + kMeanBlocks * 8);
+  return head_dim_k / 16 * 32 * 8 + kRows * head_dim_k * 4 + layer.max_mean_groups * kMeans * 512 +
+         decode_block(head_dim_k, layer.max_mean_groups).bytes;
 }
 
 int scratch_bytes(const Layer::Impl& layer) {
@@ -62,8 +63,7 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
   p.smem_query = p.smem_scratch + p.n_warps * p.scratch_bytes;
   p.smem_raw = p.smem_query + p.layer.head_dim_k / 16 * 32 * 8;
   p.smem_mean = p.smem_raw + kRows * p.layer.head_dim_k * 4;
-  p.smem_basis = p.smem_mean + kMeans * p.mean_lanes * 16;
-  p.smem_turns = p.smem_basis + layer.max_mean_groups * 2048;
+  p.smem_block = p.smem_mean + kMeans * p.mean_lanes * 16;
   return total_bytes(layer, p);
 }
 

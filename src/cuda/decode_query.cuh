@@ -64,8 +64,8 @@ __device__ __forceinline__ uint2 split_query(const float (&x)[4], float inverse)
   return bytes;
 }
 
-__device__ inline void transform_queries(const DecodeParams& p, const HeadTable& head, const float* raw, int warp,
-                                         int lane, uint2* query, float* row_scale) {
+__device__ inline void transform_queries(const DecodeParams& p, const std::uint16_t* dims, const float* gain,
+                                         const float* raw, int warp, int lane, uint2* query, float* row_scale) {
   constexpr int kParts = kMaxGroups * 16 / 128;
   const int d = p.layer.head_dim_k;
   for (int row = warp; row < kRows; row += p.n_warps) {
@@ -77,7 +77,7 @@ __device__ inline void transform_queries(const DecodeParams& p, const HeadTable&
       if (part * 128 >= d) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        x[part][i] = slot < d ? raw[row * d + head.dims[slot + i]] * head.query_gain[slot + i] : 0.0f;
+        x[part][i] = slot < d ? raw[row * d + dims[slot + i]] * gain[slot + i] : 0.0f;
       }
       hadamard_16(x[part], lane);
 #pragma unroll
@@ -95,9 +95,9 @@ __device__ inline void transform_queries(const DecodeParams& p, const HeadTable&
   }
 }
 
-__device__ inline void mean_coefficients(const DecodeParams& p, const HeadTable& head, const float* raw,
-                                         float4* mean, std::uint32_t* big) {
-  const int d = p.layer.head_dim_k, n_blocks = static_cast<int>(head.n_mean_groups) * kMeanBlocks;
+__device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_groups, const std::uint16_t* dims,
+                                         const float* values, const float* raw, float4* mean, std::uint32_t* big) {
+  const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
   for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
     // Two rope_blocks of a row: lane 4 g + t of a mean group.
     const int c = i / (n_blocks * 4), rest = i % (n_blocks * 4), group = rest / 32, lane = rest % 32;
@@ -106,8 +106,8 @@ __device__ inline void mean_coefficients(const DecodeParams& p, const HeadTable&
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int block = group * kMeanBlocks + 2 * (lane % 4) + e;
-      const float* mu = head.mean_values + (c * n_blocks + block) * 2;
-      const float q0 = q[head.mean_dims[2 * block]], q1 = q[head.mean_dims[2 * block + 1]];
+      const float* mu = values + (c * n_blocks + block) * 2;
+      const float q0 = q[dims[2 * block]], q1 = q[dims[2 * block + 1]];
       parts[2 * e] = (q0 * mu[0] + q1 * mu[1]) * p.logit_scale;
       parts[2 * e + 1] = (q0 * mu[1] - q1 * mu[0]) * p.logit_scale;
     }
@@ -117,11 +117,8 @@ __device__ inline void mean_coefficients(const DecodeParams& p, const HeadTable&
   }
 }
 
-__device__ inline void load_mean_tables(const HeadTable& head, uint4* basis, std::uint64_t* half_turns) {
-  const int n = static_cast<int>(head.n_mean_groups) * 128;
-  const uint4* from = reinterpret_cast<const uint4*>(head.mean_basis);
-  for (int i = threadIdx.x; i < n; i += blockDim.x) basis[i] = from[i];
-  for (int i = threadIdx.x; i < n / 16; i += blockDim.x) half_turns[i] = head.half_turns[i];
+__device__ inline void load_block(const uint4* from, int n_bytes, std::uint8_t* to) {
+  for (int i = threadIdx.x; i < n_bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = from[i];
 }
 
 }  // namespace gtq::cuda

@@ -138,7 +138,12 @@ std::uint64_t half_turns_of(double theta) {
   return static_cast<std::uint64_t>(std::ldexp(turns - std::floor(turns), 64));
 }
 
-void add_mean_tables(const HeadPlan& plan, const Rope& rope, HeadTable& head, Blob& blob) {
+template <typename T>
+void put(std::vector<std::uint8_t>& block, int at, const std::vector<T>& items) {
+  if (!items.empty()) std::memcpy(block.data() + at, items.data(), items.size() * sizeof(T));
+}
+
+void add_decode_block(const HeadPlan& plan, const Rope& rope, HeadTable& head, Blob& blob) {
   const std::vector<int> blocks = centred_blocks(plan, rope);
   const int n_groups = (static_cast<int>(blocks.size()) + kMeanBlocks - 1) / kMeanBlocks;
   const std::size_t n = static_cast<std::size_t>(n_groups) * kMeanBlocks;
@@ -174,10 +179,19 @@ void add_mean_tables(const HeadPlan& plan, const Rope& rope, HeadTable& head, Bl
     }
   }
   head.n_mean_groups = static_cast<std::uint32_t>(n_groups);
-  head.mean_dims = blob.add(dims);
-  head.mean_values = blob.add(values);
-  head.half_turns = blob.add(half_turns);
-  head.mean_basis = blob.add(basis);
+  std::vector<float> gain;
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
+    gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) / 4);
+  }
+  const DecodeBlock parts = decode_block(plan.head_dim_k, n_groups);
+  std::vector<std::uint8_t> block(parts.bytes);
+  put(block, parts.basis, basis);
+  put(block, parts.gain, gain);
+  put(block, parts.mean_values, values);
+  put(block, parts.half_turns, half_turns);
+  put(block, parts.dims, plan.dims);
+  put(block, parts.mean_dims, dims);
+  head.decode_block = reinterpret_cast<const uint4*>(blob.add(block));
 }
 
 HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
@@ -189,10 +203,6 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   head.v_rms = plan.v_rms;
   head.v_gain = plan.v_rms * codebook_step(plan.v_width);
   for (const std::uint8_t width : plan.widths) head.group_counts += 1u << (5 * (width - 1));
-  std::vector<float> gain;
-  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
-    gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) / 4);
-  }
   std::vector<int> block_of_dim(plan.head_dim_k);
   for (int i = 0; i < rope.n_blocks(); ++i) block_of_dim[rope.first(i)] = i;
   std::vector<std::uint8_t> centred;
@@ -206,7 +216,6 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   }
   head.widths = blob.add(plan.widths);
   head.dims = blob.add(plan.dims);
-  head.query_gain = blob.add(gain);
   head.scale = blob.add(plan.scale);
   head.weight = blob.add(plan.weight);
   head.group_weight = blob.add(codec.key_codec(kv_head).group_weights());
@@ -214,14 +223,13 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   head.pair_centred = blob.add(centred);
   head.pair_theta = blob.add(theta);
   head.pair_half_turns = blob.add(half_turns);
-  add_mean_tables(plan, rope, head, blob);
+  add_decode_block(plan, rope, head, blob);
   return head;
 }
 
 void relocate_head(HeadTable& head, const void* base) {
   relocate(head.widths, base);
   relocate(head.dims, base);
-  relocate(head.query_gain, base);
   relocate(head.scale, base);
   relocate(head.weight, base);
   relocate(head.group_weight, base);
@@ -229,10 +237,7 @@ void relocate_head(HeadTable& head, const void* base) {
   relocate(head.pair_centred, base);
   relocate(head.pair_theta, base);
   relocate(head.pair_half_turns, base);
-  relocate(head.mean_dims, base);
-  relocate(head.mean_values, base);
-  relocate(head.half_turns, base);
-  relocate(head.mean_basis, base);
+  relocate(head.decode_block, base);
 }
 
 void read_device_limits(Layer::Impl& impl) {

@@ -69,24 +69,32 @@ __device__ T from_lane(const Owner& own, T x, int lane) {
   return __shfl_sync(~0u, x, lane, own.n_lanes);
 }
 
-// sum of weight[g] * x of lane g, in order of g.
-__device__ float weighted_sum(const Owner& own, const float* weights, float x) {
-  float sum = 0;
-  for (int g = 0; g < own.n_used; ++g) sum += weights[g] * from_lane(own, x, g);
-  return sum;
+// sums[i] = x[i] of lane 0 + x[i] of lane 1 + ..., in this order.
+template <typename T, int kSums>
+__device__ void sum_lanes(const Owner& own, T (&x)[kSums]) {
+  T sums[kSums] = {};
+  for (int g = 0; g < own.n_used; ++g) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] += from_lane(own, x[i], g);
+  }
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) x[i] = sums[i];
 }
 
-// x[0] + x[1] + ... over all elements of the vector, in order.
-template <typename T>
-__device__ T chained_sum(const Owner& own, const T (&x)[kOwn]) {
-  T sum = 0;
-  for (int g = 0; g < own.n_used; ++g) {
-    T mine = sum;
+// sums[c] = x[c][0] + x[c][1] + ... over all elements of the vector, in order.
+template <typename T, int kChains>
+__device__ void chain_sums(const Owner& own, const T (&x)[kChains][kOwn], T (&sums)[kChains]) {
 #pragma unroll
-    for (int j = 0; j < kOwn; ++j) mine += x[j];
-    sum = from_lane(own, mine, g);
+  for (int c = 0; c < kChains; ++c) sums[c] = 0;
+  for (int g = 0; g < own.n_used; ++g) {
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+#pragma unroll
+      for (int c = 0; c < kChains; ++c) sums[c] += x[c][j];
+    }
+#pragma unroll
+    for (int c = 0; c < kChains; ++c) sums[c] = from_lane(own, sums[c], g);
   }
-  return sum;
 }
 
 // Largest code whose smallest norm is at most `norm`; starts ascend.
@@ -156,7 +164,9 @@ __device__ int key_residual(const StoreParams& p, const CodecTable& codec, const
       }
     }
   }
-  const int c = chained_sum(own, distance[0]) < chained_sum(own, distance[1]) ? 0 : 1;
+  double sums[2];
+  chain_sums(own, distance, sums);
+  const int c = sums[0] < sums[1] ? 0 : 1;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     y[i] = 0;
@@ -167,32 +177,60 @@ __device__ int key_residual(const StoreParams& p, const CodecTable& codec, const
   return c;
 }
 
-struct Fit {
-  int norm_code;
-  float error;
+constexpr int kCandidates = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
+
+// Codes of y / norm of every candidate, four to a word, and the parts of the least-squares fit of this lane's group.
+struct Fits {
+  std::uint32_t codes[kCandidates][kOwn / 4];
+  float yc[kCandidates], cc[kCandidates];
 };
 
-// Codes of y / norm, and the norm code that fits them best.
-__device__ Fit fit_codes(const CodecTable& codec, const HeadTable& head, const Owner& own, const float (&y)[kOwn],
-                         int width, float norm, std::uint8_t (&codes)[kOwn]) {
+__device__ void quantize(const CodecTable& codec, const float (&y)[kOwn], int width, int start, Fits& fits) {
   const float *thresholds = codec.thresholds[width - 1], *centroids = codec.centroids[width - 1];
-  const float inverse = 1.0f / norm;
-  float yc = 0, cc = 0, yy = 0;
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    const int code = nearest_code(thresholds, width, y[i] * inverse);
-    const float centroid = centroids[code];
-    codes[i] = static_cast<std::uint8_t>(code);
-    yc += y[i] * centroid;
-    cc += centroid * centroid;
-    yy += y[i] * y[i];
+  for (int k = 0; k < kCandidates; ++k) {
+    const float inverse = 1.0f / codec.key_norms[min(max(start + 2 * k - 4, 0), kKeyNormCodes - 1)];
+    fits.yc[k] = fits.cc[k] = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int code = nearest_code(thresholds, width, y[i] * inverse);
+      const float centroid = centroids[code];
+      fits.codes[k][i / 4] = (i % 4 == 0 ? 0u : fits.codes[k][i / 4]) | static_cast<std::uint32_t>(code) << (8 * (i % 4));
+      fits.yc[k] += y[i] * centroid;
+      fits.cc[k] += centroid * centroid;
+    }
   }
-  yc = weighted_sum(own, head.group_weight, yc);
-  cc = weighted_sum(own, head.group_weight, cc);
-  yy = weighted_sum(own, head.group_weight, yy);
-  const int code = norm_code(codec.key_norm_starts, kKeyNormCodes, yc / cc);
-  const float fitted = codec.key_norms[code];
-  return {code, yy - 2 * fitted * yc + fitted * fitted * cc};
+}
+
+// The norm code and codes of the candidate with the smallest weighted error.
+__device__ int choose_fit(const CodecTable& codec, const Owner& own, float group_weight, float yy, Fits& fits,
+                          std::uint8_t (&codes)[kOwn]) {
+#pragma unroll
+  for (int k = 0; k < kCandidates; ++k) {
+    fits.yc[k] *= group_weight;
+    fits.cc[k] *= group_weight;
+  }
+  sum_lanes(own, fits.yc);
+  sum_lanes(own, fits.cc);
+  std::uint32_t best_codes[kOwn / 4] = {};
+  int best_norm = 0;
+  float best_error = INFINITY;
+#pragma unroll
+  for (int k = 0; k < kCandidates; ++k) {
+    const float yc = fits.yc[k], cc = fits.cc[k];
+    const int norm = norm_code(codec.key_norm_starts, kKeyNormCodes, yc / cc);
+    const float fitted = codec.key_norms[norm];
+    const float error = yy - 2 * fitted * yc + fitted * fitted * cc;
+    if (error < best_error) {
+      best_error = error;
+      best_norm = norm;
+#pragma unroll
+      for (int i = 0; i < kOwn / 4; ++i) best_codes[i] = fits.codes[k][i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) codes[i] = static_cast<std::uint8_t>(best_codes[i / 4] >> (8 * (i % 4)));
+  return best_norm;
 }
 
 __device__ void store_key(const StoreParams& p, const CodecTable& codec) {
@@ -204,33 +242,31 @@ __device__ void store_key(const StoreParams& p, const CodecTable& codec) {
   Owner read = own;
   if (!own.active) read.row = 0;  // computes beside the others
   const int c = key_residual(p, codec, head, read, y);
+  const float group_weight = own.lane < own.n_used ? head.group_weight[own.lane] : 0.0f;
   float group_sum = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) group_sum += y[i] * y[i];
   butterflies(y);
+  float group_yy = 0;
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) y[i] *= 0.25f;
-  const float sum = weighted_sum(own, head.group_weight, group_sum);
-  const float weights = weighted_sum(own, head.group_weight, static_cast<float>(kOwn));
-  const int start = norm_code(codec.key_norm_starts, kKeyNormCodes, sqrtf(sum / weights));
-
-  std::uint8_t codes[kOwn], best_codes[kOwn] = {};
-  Fit best{0, INFINITY};
-  for (int offset = -4; offset <= 4; offset += 2) {
-    const int candidate = min(max(start + offset, 0), kKeyNormCodes - 1);
-    const Fit fit = fit_codes(codec, head, own, y, width, codec.key_norms[candidate], codes);
-    if (fit.error < best.error) {
-      best = fit;
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) best_codes[i] = codes[i];
-    }
+  for (int i = 0; i < kOwn; ++i) {
+    y[i] *= 0.25f;
+    group_yy += y[i] * y[i];
   }
+  // Sum and weights before the transform for the start of the search; energy after it for the errors.
+  float sums[3] = {group_weight * group_sum, group_weight * static_cast<float>(kOwn), group_weight * group_yy};
+  sum_lanes(own, sums);
+  const int start = norm_code(codec.key_norm_starts, kKeyNormCodes, sqrtf(sums[0] / sums[1]));
+  Fits fits;
+  quantize(codec, y, width, start, fits);
+  std::uint8_t codes[kOwn];
+  const int norm = choose_fit(codec, own, group_weight, sums[2], fits, codes);
   if (!own.active || own.lane >= own.n_used) return;
   const CellPlace at = place_of_cell(p.cells[own.row]);
   std::uint8_t* page = p.cache.key_pages + at.page * p.layer.key_page_bytes + head.key_offset;
-  put_key_codes(page + 128 * sum_of_widths(head.widths, own.lane), width, at.in_page, best_codes);
+  put_key_codes(page + 128 * sum_of_widths(head.widths, own.lane), width, at.in_page, codes);
   if (own.lane == 0) {
-    page[head.key_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(c << 7 | best.norm_code);
+    page[head.key_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(c << 7 | norm);
     if (own.head == 0) p.cache.positions[p.cells[own.row]] = p.positions[own.row];
   }
 }
@@ -258,14 +294,15 @@ __device__ void store_value(const StoreParams& p, const CodecTable& codec) {
   const float inverse_rms = 1.0f / head.v_rms;
   Owner read = own;
   if (!own.active) read.row = 0;
-  float y[kOwn], terms[kOwn];
+  float y[kOwn], terms[1][kOwn], sums[1];
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int dim = own.lane * kOwn + i;
     y[i] = own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
-    terms[i] = y[i] * y[i];
+    terms[0][i] = y[i] * y[i];
   }
-  const float sum = chained_sum(own, terms);
+  chain_sums(own, terms, sums);
+  const float sum = sums[0];
   rotate_value(own, d & -d, y);
   const float norm = sqrtf(sum / static_cast<float>(d));
   const float inverse = norm > 0.0f ? 1.0f / norm : 0.0f;
@@ -275,9 +312,10 @@ __device__ void store_value(const StoreParams& p, const CodecTable& codec) {
     const int code = nearest_code(codec.thresholds[width - 1], width, y[i] * inverse);
     const float centroid = codec.centroids[width - 1][code];
     codes[i] = static_cast<std::uint8_t>(code);
-    terms[i] = centroid * centroid;
+    terms[0][i] = centroid * centroid;
   }
-  const float coded = chained_sum(own, terms);
+  chain_sums(own, terms, sums);
+  const float coded = sums[0];
   if (!own.active || own.lane >= own.n_used) return;
   const CellPlace at = place_of_cell(p.cells[own.row]);
   std::uint8_t* page = p.cache.value_pages + at.page * p.layer.value_page_bytes + head.value_offset;

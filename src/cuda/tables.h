@@ -1,7 +1,11 @@
 // Device-side description of a layer: constants per KV head, and where its bytes lie. Written once by layer.cu.
 #pragma once
 
+#include <vector_types.h>
+
 #include <cstdint>
+
+#include "cuda/page_layout.h"
 
 namespace gtq::cuda {
 
@@ -28,7 +32,6 @@ struct HeadTable {
 
   const std::uint8_t* widths;         // [n_groups]
   const std::uint16_t* dims;          // [head_dim_k] slot -> dim
-  const float* query_gain;            // [head_dim_k] slot: sign / scale * codebook step / 4 (Hadamard norm)
   const float* scale;                 // [head_dim_k] slot
   const float* weight;                // [head_dim_k] slot
   const float* group_weight;          // [n_groups] of the encoder
@@ -37,12 +40,31 @@ struct HeadTable {
   const std::uint8_t* pair_centred;   // [head_dim_k / 2]
   const double* pair_theta;           // [head_dim_k / 2] radians per position
   const std::uint64_t* pair_half_turns;  // [head_dim_k / 2] theta / (4 pi) as 0.64 fixed point
-  // Centred rope_blocks only, [8 n_mean_groups]:
-  const std::uint16_t* mean_dims;     // [..][2] dims of the rope_block
-  const float* mean_values;           // [2 means][..][2] mean key before RoPE
-  const std::uint64_t* half_turns;    // [..] as pair_half_turns
-  const std::uint32_t* mean_basis;    // [n_mean_groups][4 tiles][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  const uint4* decode_block;          // what decode keeps in shared memory; parts: DecodeBlock
 };
+
+// Parts of HeadTable::decode_block, byte offsets; every part is a multiple of 16 bytes. n = 8 n_mean_groups.
+struct DecodeBlock {
+  int basis;        // [n / 8][4 tiles][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
+  int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks
+  int half_turns;   // [n] u64, as pair_half_turns
+  int dims;         // [head_dim_k] u16, slot -> dim
+  int mean_dims;    // [n][2] u16, dims of the centred rope_blocks
+  int bytes;
+};
+
+GTQ_HD DecodeBlock decode_block(int head_dim_k, int n_mean_groups) {
+  const int n = n_mean_groups * kMeanBlocks;
+  DecodeBlock b{};
+  b.gain = b.basis + n * 256;
+  b.mean_values = b.gain + head_dim_k * 4;
+  b.half_turns = b.mean_values + n * 16;
+  b.dims = b.half_turns + n * 8;
+  b.mean_dims = b.dims + head_dim_k * 2;
+  b.bytes = b.mean_dims + n * 4;
+  return b;
+}
 
 // Tables of the encoder that do not depend on the head.
 struct alignas(16) CodecTable {
