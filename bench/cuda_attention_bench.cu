@@ -3,9 +3,9 @@
 //   gtq_cuda_attention_bench [decode|store|read|all]
 //   gtq_cuda_attention_bench decode Q_HEADS KV_HEADS BATCH KV_LEN MEANS
 //
-// decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one query row
-// per sequence. share: time that the bytes of the packed cache need at the measured read ceiling / measured time.
-// Widths are mixed (1 to 6, mean 3); `means` is the number of centred rope_blocks of 64.
+// decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one
+// query row per sequence. share: time that the bytes of the packed cache need at the measured read ceiling /
+// measured time. Widths are mixed (1 to 6, mean 3); `means` is the number of centred rope_blocks of 64.
 // bench/cuda_peers.py measures fp16 attention at the same shapes.
 #include <cuda_runtime.h>
 
@@ -104,8 +104,8 @@ double read_ceiling() {  // bytes per microsecond
   auto* data = device_alloc<uint4>(n_bytes / 16);
   auto* out = device_alloc<unsigned>(1);
   fill_random<<<2048, 256>>>(reinterpret_cast<std::uint32_t*>(data), n_bytes / 4, 1);
-  const double us =
-      time_graph(1, [&](cudaStream_t stream) { read_all<<<132 * 4, 512, 0, stream>>>(data, n_bytes / 16, out); });
+  const double us = time_graph(
+      1, [&](cudaStream_t stream) { read_all<<<132 * 4, 512, 0, stream>>>(data, n_bytes / 16, out); });
   ok(cudaFree(data));
   ok(cudaFree(out));
   return static_cast<double>(n_bytes) / us;
@@ -181,7 +181,8 @@ struct Caches {
 };
 
 void bench_decode(const Shape& shape, double ceiling) {
-  const gtq::LayerCodec codec(make_profile(shape.n_q_heads, shape.n_kv_heads, shape.n_means), gtq::Budget{3, 3});
+  const gtq::LayerCodec codec(make_profile(shape.n_q_heads, shape.n_kv_heads, shape.n_means),
+                              gtq::Budget{3, 3});
   const gtq::cuda::Layer layer(codec);
   const long long pages = (shape.kv_len + 63) / 64;
   const double bytes = static_cast<double>(shape.batch * pages) *
@@ -227,9 +228,10 @@ void bench_decode(const Shape& shape, double ceiling) {
 }
 
 void bench_decode_all(double ceiling) {
-  const Shape shapes[] = {{16, 2, 1, 8192, 0},    {16, 2, 1, 32768, 0},  {16, 2, 1, 131072, 0}, {32, 8, 1, 8192, 0},
-                          {32, 8, 1, 32768, 0},   {32, 8, 1, 131072, 0}, {32, 8, 8, 32768, 0},  {32, 8, 32, 32768, 0},
-                          {128, 8, 1, 131072, 0}, {32, 32, 1, 32768, 0}, {16, 2, 1, 524288, 0}};
+  const Shape shapes[] = {{16, 2, 1, 8192, 0},   {16, 2, 1, 32768, 0},  {16, 2, 1, 131072, 0},
+                          {32, 8, 1, 8192, 0},   {32, 8, 1, 32768, 0},  {32, 8, 1, 131072, 0},
+                          {32, 8, 8, 32768, 0},  {32, 8, 32, 32768, 0}, {128, 8, 1, 131072, 0},
+                          {32, 32, 1, 32768, 0}, {16, 2, 1, 524288, 0}};
   for (const int n_means : {16, 0, 32, 64}) {
     for (Shape shape : shapes) {
       shape.n_means = n_means;
@@ -291,8 +293,9 @@ int main(int argc, char** argv) {
   const double ceiling = read_ceiling();
   std::printf("read ceiling %.2f TB/s\n", ceiling * 1e-6);
   if (argc == 7) {
-    bench_decode({std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), std::atoll(argv[5]), std::atoi(argv[6])},
-                 ceiling);
+    bench_decode(
+        {std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), std::atoll(argv[5]), std::atoi(argv[6])},
+        ceiling);
     return 0;
   }
   if (what == "all" || what == "store") {

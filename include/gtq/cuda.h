@@ -1,4 +1,5 @@
-// Packed KV cache of one layer on an NVIDIA GPU (compute capability 8.0 and newer): store, attention, state rows.
+// Packed KV cache of one layer on an NVIDIA GPU (compute capability 8.0 and newer): store, attention, state
+// rows.
 //
 // All pointers named here are device pointers unless a comment says otherwise; every call only launches kernels
 // on `stream`: no allocation, no synchronization, no host memory read later. All calls can be captured into a
@@ -77,7 +78,8 @@ void store(const StoreCall& call, Stream stream);
 void summarize(const Cache& cache, std::int64_t first_page, std::int64_t n_pages, Stream stream);
 
 // Which pages a sequence has. Paged: sequence b has pages indices[indptr[b]] .. indices[indptr[b + 1] - 1] and
-// last_page_len[b] keys (1..64) in the last. Dense (indptr null): pages b * pages_per_sequence .. and kv_len keys.
+// last_page_len[b] keys (1..64) in the last. Dense (indptr null): pages b * pages_per_sequence .. and kv_len
+// keys.
 struct Sequences {
   int batch = 0;
   const std::int32_t* indptr = nullptr;         // [batch + 1]
@@ -87,9 +89,9 @@ struct Sequences {
   std::int64_t pages_per_sequence = 0;          // dense
 };
 
-// Attention of n_rows (1..8) query rows per sequence; semantics of gtq::AttentionCall. Every key of a sequence is
-// seen by all its rows unless `mask` excludes it. Without Cache::summaries page i of a sequence holds positions
-// 64 i .. 64 i + 63. head_dim_v is 64, 96, 128 or 256. Relative L2 error below 1e-3.
+// Attention of n_rows (1..8) query rows per sequence; semantics of gtq::AttentionCall. Every key of a sequence
+// is seen by all its rows unless `mask` excludes it. Without Cache::summaries page i of a sequence holds
+// positions 64 i .. 64 i + 63. head_dim_v is 64, 96, 128 or 256. Relative L2 error below 1e-3.
 struct DecodeCall {
   const Layer* layer = nullptr;
   Cache cache;
@@ -109,7 +111,8 @@ struct DecodeCall {
   void* workspace = nullptr;  // decode_workspace_bytes(), 256-byte aligned, zeroed once before its first use
 };
 
-// Enough for any call with at most these batches, heads and rows. Calls that share a workspace must not overlap.
+// Enough for any call with at most these batches, heads and rows. Calls that share a workspace must not
+// overlap.
 std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows);
 void decode(const DecodeCall& call, Stream stream);
 
@@ -119,7 +122,8 @@ void gather_rows(const Layer& layer, const Cache& cache, const std::int64_t* cel
 void scatter_rows(const Layer& layer, const Cache& cache, const std::int64_t* cells, std::int64_t n,
                   const std::uint8_t* key_rows, const std::uint8_t* value_rows, Stream stream);
 
-// Page destinations[i] = page sources[i] for n distinct destinations that are no sources; positions and summaries too.
+// Page destinations[i] = page sources[i] for n distinct destinations that are no sources; positions and
+// summaries too.
 void copy_pages(const Layer& layer, const Cache& cache, const std::int32_t* sources,
                 const std::int32_t* destinations, std::int64_t n, Stream stream);
 

@@ -1,10 +1,10 @@
 // Packed codes of one lane -> int8 levels, four per register, in fragment order (page_layout.h).
 //
 // A byte permute looks up four codes of three bits at once. Codes of more bits: let n be the complement of the
-// high bits b3, b4, b5 of a stored code and i its low three. Then level = xor over S, a subset of the one bits of
-// n, of table[S][i] (the tables are a Moebius transform of the codebook). A table takes part when all its bits of
-// b are 0; otherwise bit 3 of the selector nibble replicates the sign of its entry, which is 0: levels of codes
-// with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear.
+// high bits b3, b4, b5 of a stored code and i its low three. Then level = xor over S, a subset of the one bits
+// of n, of table[S][i] (the tables are a Moebius transform of the codebook). A table takes part when all its
+// bits of b are 0; otherwise bit 3 of the selector nibble replicates the sign of its entry, which is 0: levels
+// of codes with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear.
 // Exact: the levels are those of codebook_levels().
 #pragma once
 

@@ -95,11 +95,16 @@ void decode(const DecodeCall& call, Stream stream) {
   DecodeParams p = make_params(call);
   const int shared_bytes = plan_decode(call.layer->impl(), call, p);
   switch (p.layer.head_dim_v) {
-    case 64: return launch_shape<64>(p, call.sequences.batch, shared_bytes, stream);
-    case 96: return launch_shape<96>(p, call.sequences.batch, shared_bytes, stream);
-    case 128: return launch_shape<128>(p, call.sequences.batch, shared_bytes, stream);
-    case 256: return launch_shape<256>(p, call.sequences.batch, shared_bytes, stream);
-    default: throw Error("decode on the GPU supports value heads of 64, 96, 128 and 256 dims");
+    case 64:
+      return launch_shape<64>(p, call.sequences.batch, shared_bytes, stream);
+    case 96:
+      return launch_shape<96>(p, call.sequences.batch, shared_bytes, stream);
+    case 128:
+      return launch_shape<128>(p, call.sequences.batch, shared_bytes, stream);
+    case 256:
+      return launch_shape<256>(p, call.sequences.batch, shared_bytes, stream);
+    default:
+      throw Error("decode on the GPU supports value heads of 64, 96, 128 and 256 dims");
   }
 }
 

@@ -1,13 +1,12 @@
 // Attention of up to 8 (row, head) pairs of one KV head over packed pages.
 //
-// Grid: (split, kv_head * tile, sequence); a tile is 8 pairs, pair = row * group + head in the group. A thread block
-// takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every n_warps-th of them,
-// each with a private ring of stages and no block barrier in between.
-// Per page a warp computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point
-// weights (decode_softmax) and integer sums of values (decode_values). Lane = 4 g + t: row g; keys
-// 8 r + 2 t + e of a page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e.
-// Accuracy: relative L2 of a row under 1e-3; 15-bit queries, 16-bit weights, exact levels, f32 norms and sums.
-// Reference: src/reference/attention.cc.
+// Grid: (split, kv_head * tile, sequence); a tile is 8 pairs, pair = row * group + head in the group. A thread
+// block takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every
+// n_warps-th of them, each with a private ring of stages and no block barrier in between. Per page a warp
+// computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point weights
+// (decode_softmax) and integer sums of values (decode_values). Lane = 4 g + t: row g; keys 8 r + 2 t + e of a
+// page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e. Accuracy: relative L2 of a row under 1e-3; 15-bit
+// queries, 16-bit weights, exact levels, f32 norms and sums. Reference: src/reference/attention.cc.
 #pragma once
 
 #include "cuda/decode_mean.cuh"
@@ -66,8 +65,9 @@ __device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
 }
 
 // Returns bit c: some key has mean index c.
-__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms, const std::uint8_t* value_norms,
-                                                    const PageTerms& terms, int lane) {
+__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms,
+                                                    const std::uint8_t* value_norms, const PageTerms& terms,
+                                                    int lane) {
   std::uint32_t keys = reinterpret_cast<const std::uint16_t*>(key_norms)[lane];
   std::uint32_t values = reinterpret_cast<const std::uint16_t*>(value_norms)[lane];
   if (lane < 16) {  // cells 31..0 are slots 32..63
@@ -81,7 +81,8 @@ __device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norm
   };
   const std::uint32_t v0 = values & 255, v1 = values >> 8;
   const float log0 = log_norm(v0), log1 = log_norm(v1);
-  *reinterpret_cast<float2*>(terms.key_norms + at) = make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
+  *reinterpret_cast<float2*>(terms.key_norms + at) =
+      make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
   *reinterpret_cast<float2*>(terms.log_norms + at) = make_float2(log0, log1);
   *reinterpret_cast<float2*>(terms.value_norms + at) =
       make_float2(v0 == 0 ? 0.0f : exp2_fast(log0), v1 == 0 ? 0.0f : exp2_fast(log1));
@@ -114,11 +115,12 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
 
 // v = u * scale + offset + mean-key term. which: bit c, some key has mean index c.
 __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
-                                         long long first, std::uint32_t which, const float* key_norms, float scale,
-                                         float offset, int lane, float (&v)[16]) {
+                                         long long first, std::uint32_t which, const float* key_norms,
+                                         float scale, float offset, int lane, float (&v)[16]) {
   if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
-      view.regular ? nullptr : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
+      view.regular ? nullptr
+                   : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
   float bias[4][4];
   const auto compute = [&](int c) {
     if (view.regular) {
@@ -209,8 +211,8 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
   PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
                 barriers + warp * PageRing::kMaxStages, lane);
-  const PageBases source{p.key_pages + head.key_offset, p.value_pages + head.value_offset, p.layer.key_page_bytes,
-                         p.layer.value_page_bytes, p.summaries};
+  const PageBases source{p.key_pages + head.key_offset, p.value_pages + head.value_offset,
+                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
   int next = begin + warp;
 #pragma unroll 1
   for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {

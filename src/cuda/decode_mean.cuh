@@ -1,14 +1,13 @@
 // Mean-key term of the logits of a page: sum over centred rope_blocks i of Re(c_i e^(i theta_i t)), with
 // c = conj(q) mu (decode_query.cuh).
 //
-// Regular page, positions start .. start + 63: t = centre + x, centre = start + 31.5, x = -31.5 .. 31.5. A lane turns
-// its coefficients to the centre of the page in f32; f16 tensor products with the constant basis
+// Regular page, positions start .. start + 63: t = centre + x, centre = start + 31.5, x = -31.5 .. 31.5. A lane
+// turns its coefficients to the centre of the page in f32; f16 tensor products with the constant basis
 //   rows 0..7 of A   ( Re c,  Im c)        B = (cos theta x, -sin theta x), x = 0.5 .. 31.5
 //   rows 8..15       ( Re c, -Im c)        (mean_basis: high and low halves)
-// give the terms of key slots with distance +x (rows 0..7) and -x (rows 8..15) at once; fragment (tile, e) of rows
-// g + 8 half is key slot 32 half + 8 tile + 2 t + e. Three products keep 22 bits of both factors; one is enough for
-// mean groups whose coefficients are small.
-// Other pages: the angle of every key on its own, f32.
+// give the terms of key slots with distance +x (rows 0..7) and -x (rows 8..15) at once; fragment (tile, e) of
+// rows g + 8 half is key slot 32 half + 8 tile + 2 t + e. Three products keep 22 bits of both factors; one is
+// enough for mean groups whose coefficients are small. Other pages: the angle of every key on its own, f32.
 //
 // Accuracy: 2^-20 of sum |c_i|, from the sine and cosine; one-product groups 5e-4 * kSmallMean.
 #pragma once
@@ -22,11 +21,11 @@
 namespace gtq::cuda {
 
 struct MeanTables {
-  const float4* coefficients;  // [2 means][mean_lanes]
-  const uint4* basis;          // [mean_group][4 tiles][32 lanes]
+  const float4* coefficients;       // [2 means][mean_lanes]
+  const uint4* basis;               // [mean_group][4 tiles][32 lanes]
   const std::uint64_t* half_turns;  // [8 n_groups]
   float2* phases;                   // of this warp: [8 n_groups] or [64 keys]
-  std::uint32_t big;           // bit per mean group: three products
+  std::uint32_t big;                // bit per mean group: three products
   int n_groups, mean_lanes;
 };
 
@@ -81,32 +80,35 @@ __device__ __forceinline__ void page_phases(const MeanTables& mean, int start, i
 }
 
 // bias: offset + the term.
-__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, float offset, int lane, float (&bias)[4][4]) {
+__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, float offset, int lane,
+                                             float (&bias)[4][4]) {
 #pragma unroll
   for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
 #pragma unroll 1
   for (int group = 0; group < mean.n_groups; ++group) {
     const float4 a = mean.coefficients[c * mean.mean_lanes + group * 32 + lane];
     const float4 w = *reinterpret_cast<const float4*>(mean.phases + group * kMeanBlocks + 2 * (lane % 4));
-    const float4 turned = make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w,
-                                      a.z * w.w + a.w * w.z);
+    const float4 turned =
+        make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w, a.z * w.w + a.w * w.z);
     add_group(turned, mean.basis + group * 128, (mean.big >> group & 1) != 0, lane, bias);
   }
 }
 
 // Pages whose positions jump. positions: of the 64 cells.
-__device__ inline void irregular_bias(const MeanTables& mean, int c,
-                                      const std::int32_t* positions, float offset, int lane, float (&bias)[4][4]) {
+__device__ inline void irregular_bias(const MeanTables& mean, int c, const std::int32_t* positions,
+                                      float offset, int lane, float (&bias)[4][4]) {
 #pragma unroll
   for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
 #pragma unroll 1
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();
     for (int slot = lane; slot < kCells; slot += 32) {
-      mean.phases[slot] = phase(mean.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
+      mean.phases[slot] =
+          phase(mean.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
     }
     __syncwarp();
-    const float4 pair = mean.coefficients[c * mean.mean_lanes + block / kMeanBlocks * 32 + (lane & ~3) + block % 8 / 2];
+    const float4 pair =
+        mean.coefficients[c * mean.mean_lanes + block / kMeanBlocks * 32 + (lane & ~3) + block % 8 / 2];
     const float re = block % 2 == 0 ? pair.x : pair.z, im = block % 2 == 0 ? pair.y : pair.w;
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {

@@ -2,9 +2,10 @@
 //
 // 1. reduce_block: warps' m, l, o merged in warp order -> shared memory [8 rows][VD] and (m, l) per row.
 // 2. untransform: inverse rotation of the values (linear, so before the merge of splits) and their scale.
-// 3. one split: divide and write. More: publish the partial sums as {value, tag} pairs, then merge a slice of the
-//    row elements of all splits, in a fixed tree. Tags are launch numbers (WorkspaceHeader), so nothing is reset
-//    between launches; all thread blocks are resident (cooperative launch), so waiting ends.
+// 3. one split: divide and write. More: publish the partial sums as {value, tag} pairs, then merge a slice of
+// the
+//    row elements of all splits, in a fixed tree. Tags are launch numbers (WorkspaceHeader), so nothing is
+//    reset between launches; all thread blocks are resident (cooperative launch), so waiting ends.
 // Deterministic: orders depend on the number of warps and splits only.
 #pragma once
 
@@ -22,7 +23,8 @@ template <int VD>
 inline constexpr int kReduceStride = VD + 8;
 
 template <int VD>
-__device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int warp, int lane, float* sums, float2* ml) {
+__device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int warp, int lane, float* sums,
+                                       float2* ml) {
   float l = state.l;
   l += __shfl_xor_sync(~0u, l, 1);
   l += __shfl_xor_sync(~0u, l, 2);
@@ -121,7 +123,8 @@ __device__ inline void write_rows(const DecodeParams& p, const BlockPlace& at, c
 // Partial sums of one split: [8 rows][VD + 2] {value, tag} pairs, m and l last.
 template <int VD>
 __device__ inline uint4* partial_of(const DecodeParams& p, const BlockPlace& at, int split) {
-  const std::size_t unit = (static_cast<std::size_t>(at.batch) * p.layer.n_kv_heads + at.kv_head) * p.n_tiles + at.tile;
+  const std::size_t unit =
+      (static_cast<std::size_t>(at.batch) * p.layer.n_kv_heads + at.kv_head) * p.n_tiles + at.tile;
   return reinterpret_cast<uint4*>(p.partials + (unit * p.n_splits + split) * kRows * (VD + 2));
 }
 
@@ -130,13 +133,14 @@ __device__ __forceinline__ uint4 tagged(float a, float b, std::uint32_t tag) {
 }
 
 template <int VD>
-__device__ inline void publish(const DecodeParams& p, const BlockPlace& at, const float* sums, const float2* row_ml,
-                               std::uint32_t tag) {
+__device__ inline void publish(const DecodeParams& p, const BlockPlace& at, const float* sums,
+                               const float2* row_ml, std::uint32_t tag) {
   uint4* to = partial_of<VD>(p, at, at.split);
   for (int i = threadIdx.x; i < at.n_pairs * (VD / 2 + 1); i += blockDim.x) {
     const int row = i / (VD / 2 + 1), pair = i % (VD / 2 + 1);
-    const float2 v = pair == VD / 2 ? row_ml[row]
-                                    : *reinterpret_cast<const float2*>(sums + row * kReduceStride<VD> + 2 * pair);
+    const float2 v = pair == VD / 2
+                         ? row_ml[row]
+                         : *reinterpret_cast<const float2*>(sums + row * kReduceStride<VD> + 2 * pair);
     __stcg(to + i, tagged(v.x, v.y, tag));
   }
 }
@@ -149,7 +153,8 @@ __device__ __forceinline__ float2 wait_for(const uint4* from, std::uint32_t tag)
   return make_float2(__uint_as_float(v.x), __uint_as_float(v.z));
 }
 
-// 2^n lanes of a warp, the first power of two that is no less than the splits (at most 32), merge two dims of a row.
+// 2^n lanes of a warp, the first power of two that is no less than the splits (at most 32), merge two dims of a
+// row.
 template <int VD>
 __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at, int warp, int lane,
                                     std::uint32_t tag) {

@@ -8,8 +8,9 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kRows = 8;            // query rows of a thread block: (row, head of the group) pairs
-inline constexpr int kTermStride = 20;     // floats per t: 16 terms of a lane's keys and padding against bank conflicts
+inline constexpr int kRows = 8;  // query rows of a thread block: (row, head of the group) pairs
+inline constexpr int kTermStride =
+    20;  // floats per t: 16 terms of a lane's keys and padding against bank conflicts
 inline constexpr int kSummaryBytes = 16;
 
 struct WorkspaceHeader {

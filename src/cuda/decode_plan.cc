@@ -57,7 +57,8 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
   // More than one split needs every thread block resident at once: one per multiprocessor.
   const long long n_units = static_cast<long long>(call.sequences.batch) * layer.view.n_kv_heads * p.n_tiles;
   const long long n_pages = (call.sequences.kv_len + kCells - 1) / kCells;
-  p.n_splits = static_cast<int>(std::clamp<long long>(layer.n_sms / n_units, 1, std::max<long long>(n_pages, 1)));
+  p.n_splits =
+      static_cast<int>(std::clamp<long long>(layer.n_sms / n_units, 1, std::max<long long>(n_pages, 1)));
 
   p.smem_scratch = ring_bytes(p);
   p.smem_query = p.smem_scratch + p.n_warps * p.scratch_bytes;

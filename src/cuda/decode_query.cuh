@@ -1,10 +1,12 @@
 // Queries of a thread block -> integer fragments and coefficients of the mean-key term.
 //
 //   raw        [8][head_dim_k] f32: the rows as given, zeros past the last pair
-//   query      [quant_group][32 lanes] uint2 {high, low}: lane 4 g + t holds row g, coded slots 4 t ..+3 as bytes of
+//   query      [quant_group][32 lanes] uint2 {high, low}: lane 4 g + t holds row g, coded slots 4 t ..+3 as
+//   bytes of
 //              x = 128 high + low, the transformed query times the codebook step on a 15-bit grid of its row
 //   row_scale  [8]: log2 logit = row_scale * (x . levels) * key norm
-//   mean       [2 means][mean_group][32 lanes] float4: lane 4 g + t holds conj(q) mu of rope_blocks 2 t and 2 t + 1
+//   mean       [2 means][mean_group][32 lanes] float4: lane 4 g + t holds conj(q) mu of rope_blocks 2 t and 2 t
+//   + 1
 //              (re, im, re, im) times logit_scale
 //   big        bit per mean group: some coefficient is above kSmallMean
 // A warp does a row; a lane 4 neighbouring slots of every 128. Rounding: 2^-15 of the row's largest element.
@@ -96,7 +98,8 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
 }
 
 __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_groups, const std::uint16_t* dims,
-                                         const float* values, const float* raw, float4* mean, std::uint32_t* big) {
+                                         const float* values, const float* raw, float4* mean,
+                                         std::uint32_t* big) {
   const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
   for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
     // Two rope_blocks of a row: lane 4 g + t of a mean group.
@@ -112,7 +115,8 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
       parts[2 * e + 1] = (q0 * mu[1] - q1 * mu[0]) * p.logit_scale;
     }
     mean[c * p.mean_lanes + rest] = make_float4(parts[0], parts[1], parts[2], parts[3]);
-    const float largest = fmaxf(fmaxf(fabsf(parts[0]), fabsf(parts[1])), fmaxf(fabsf(parts[2]), fabsf(parts[3])));
+    const float largest =
+        fmaxf(fmaxf(fabsf(parts[0]), fabsf(parts[1])), fmaxf(fabsf(parts[2]), fabsf(parts[3])));
     if (largest > kSmallMean) atomicOr(big, 1u << group);
   }
 }

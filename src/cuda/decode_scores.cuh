@@ -1,6 +1,6 @@
-// Integer logits of a page: acc[r][e + 2 part] = sum over coded slots of (high, low) query bytes times key levels,
-// for row g and key slot 8 r + 2 t + e. 8 rows of high bytes and 8 of low bytes fill the 16 rows of an 8-bit mma;
-// quant_groups of one width go in pairs (k32), a last one alone (k16). Exact: |acc| < 2^22 per part.
+// Integer logits of a page: acc[r][e + 2 part] = sum over coded slots of (high, low) query bytes times key
+// levels, for row g and key slot 8 r + 2 t + e. 8 rows of high bytes and 8 of low bytes fill the 16 rows of an
+// 8-bit mma; quant_groups of one width go in pairs (k32), a last one alone (k16). Exact: |acc| < 2^22 per part.
 #pragma once
 
 #include "cuda/codebook.cuh"
@@ -8,8 +8,8 @@
 namespace gtq::cuda {
 
 template <int B>
-__device__ __forceinline__ void add_groups(int n, const std::uint8_t*& unit, const uint2*& query, const Luts& luts,
-                                           int lane, int (&acc)[8][4]) {
+__device__ __forceinline__ void add_groups(int n, const std::uint8_t*& unit, const uint2*& query,
+                                           const Luts& luts, int lane, int (&acc)[8][4]) {
 #pragma unroll 1
   for (; n >= 2; n -= 2) {
     std::uint32_t wa[B], wb[B], a[8], b[8];

@@ -4,9 +4,9 @@
 //   s_j = v_j + log2(value norm_j)     size of a key's contribution
 //   w_j = 2^(s_j)                      rounded to 16 bits; s_j <= 16 always
 //   l   = sum of 2^(v_j)               f32
-// m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole bits.
-// Values of small norm (attention sinks have them) thus do not cost the others precision. The caller makes v_j with
-// the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
+// m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole
+// bits. Values of small norm (attention sinks have them) thus do not cost the others precision. The caller
+// makes v_j with the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
 // State per lane: row g; all four lanes of a row agree on m, each sums l and o over its own keys or dims.
 #pragma once
 

@@ -1,5 +1,5 @@
-// o += w V of a page: 8-bit products of the weight bytes (rows 0..7 high, 8..15 low) with value levels. A unit is
-// 32 key slots x 32 dims: four tiles of 8 dims. Exact in int32.
+// o += w V of a page: 8-bit products of the weight bytes (rows 0..7 high, 8..15 low) with value levels. A unit
+// is 32 key slots x 32 dims: four tiles of 8 dims. Exact in int32.
 #pragma once
 
 #include "cuda/codebook.cuh"
@@ -19,8 +19,8 @@ __device__ __forceinline__ void add_values_of(const std::uint8_t* unit, const Lu
       expand<B>(w, luts, r);
 #pragma unroll
       for (int z = 0; z < 4; ++z) {
-        mma_u8s8(o[part * 4 + z], weights[half][0], weights[half][1], weights[half][2], weights[half][3], r[2 * z],
-                 r[2 * z + 1]);
+        mma_u8s8(o[part * 4 + z], weights[half][0], weights[half][1], weights[half][2], weights[half][3],
+                 r[2 * z], r[2 * z + 1]);
       }
     }
   }
@@ -30,12 +30,18 @@ template <int VD>
 __device__ __forceinline__ void add_values(int width, const std::uint8_t* unit, const Luts& luts, int lane,
                                            const std::uint32_t (&weights)[2][4], int (&o)[VD / 8][4]) {
   switch (width) {
-    case 1: return add_values_of<VD, 1>(unit, luts, lane, weights, o);
-    case 2: return add_values_of<VD, 2>(unit, luts, lane, weights, o);
-    case 3: return add_values_of<VD, 3>(unit, luts, lane, weights, o);
-    case 4: return add_values_of<VD, 4>(unit, luts, lane, weights, o);
-    case 5: return add_values_of<VD, 5>(unit, luts, lane, weights, o);
-    default: return add_values_of<VD, 6>(unit, luts, lane, weights, o);
+    case 1:
+      return add_values_of<VD, 1>(unit, luts, lane, weights, o);
+    case 2:
+      return add_values_of<VD, 2>(unit, luts, lane, weights, o);
+    case 3:
+      return add_values_of<VD, 3>(unit, luts, lane, weights, o);
+    case 4:
+      return add_values_of<VD, 4>(unit, luts, lane, weights, o);
+    case 5:
+      return add_values_of<VD, 5>(unit, luts, lane, weights, o);
+    default:
+      return add_values_of<VD, 6>(unit, luts, lane, weights, o);
   }
 }
 

@@ -1,12 +1,14 @@
-// Page tiles -> f16 keys and values for prefill: a caller dequantizes a bounded tile of the context at a time and
-// hands it to a tensor-core attention kernel for f16.
+// Page tiles -> f16 keys and values for prefill: a caller dequantizes a bounded tile of the context at a time
+// and hands it to a tensor-core attention kernel for f16.
 //
-//   keys   [kv_head][n_cells][head_dim_k]  residual + mean key turned to the cell's position, summed in f32 and rounded
+//   keys   [kv_head][n_cells][head_dim_k]  residual + mean key turned to the cell's position, summed in f32 and
+//   rounded
 //          once: as exact as an f16 key can be
 //   values [kv_head][n_cells][head_dim_v]
 // Grid: (page of the tile, kv_head, 0 keys | 1 values). A thread block stages the page bytes in shared memory,
-// decodes one quant_group of a key (16 dims of a value) per thread at a time into an f16 tile [64][head_dim], and
-// writes that in whole lines. Accuracy: f16 rounding; sine and cosine 2^-20. Reference: src/reference/codec.cc.
+// decodes one quant_group of a key (16 dims of a value) per thread at a time into an f16 tile [64][head_dim],
+// and writes that in whole lines. Accuracy: f16 rounding; sine and cosine 2^-20. Reference:
+// src/reference/codec.cc.
 #include <cuda_fp16.h>
 
 #include "cuda/decode_mean.cuh"
@@ -39,15 +41,16 @@ __device__ __forceinline__ void hadamard_run(float (&x)[16]) {
   }
 }
 
-__device__ void decode_codes(const CodecTable& codec, int width, const std::uint8_t (&codes)[16], float (&x)[16]) {
+__device__ void decode_codes(const CodecTable& codec, int width, const std::uint8_t (&codes)[16],
+                             float (&x)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) x[i] = codec.centroids[width - 1][codes[i]];
   hadamard_run(x);
 }
 
 // One quant_group of the key of a cell into its row of the tile.
-__device__ void decode_key_group(const LayerView& layer, const HeadTable& head, const std::uint8_t* page, int cell,
-                                 int group, int position, __half* row) {
+__device__ void decode_key_group(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
+                                 int cell, int group, int position, __half* row) {
   const std::uint8_t norm_byte = page[head.key_bytes - kCells + cell];
   const int width = head.widths[group], d = layer.head_dim_k;
   std::uint8_t codes[16];
@@ -127,8 +130,9 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
   const long long page_index = p.first_page + cell / kCells;
   const int d = key ? p.layer.head_dim_k : p.layer.head_dim_v;
   const int page_bytes = static_cast<int>(key ? head.key_bytes : head.value_bytes);
-  const std::uint8_t* page = key ? p.cache.key_pages + page_index * p.layer.key_page_bytes + head.key_offset
-                                 : p.cache.value_pages + page_index * p.layer.value_page_bytes + head.value_offset;
+  const std::uint8_t* page =
+      key ? p.cache.key_pages + page_index * p.layer.key_page_bytes + head.key_offset
+          : p.cache.value_pages + page_index * p.layer.value_page_bytes + head.value_offset;
   __half* tile = reinterpret_cast<__half*>(shared + page_bytes);
   copy_lines(shared, page, page_bytes);
   if (threadIdx.x < kCells) {
@@ -148,8 +152,9 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
   __syncthreads();
   const long long left = p.n_cells - static_cast<long long>(blockIdx.x) * kCells;
   const int n_cells = left < kCells ? static_cast<int>(left) : kCells;
-  __half* to = (key ? p.keys : p.values) +
-               (static_cast<long long>(blockIdx.y) * p.n_cells + static_cast<long long>(blockIdx.x) * kCells) * d;
+  __half* to =
+      (key ? p.keys : p.values) +
+      (static_cast<long long>(blockIdx.y) * p.n_cells + static_cast<long long>(blockIdx.x) * kCells) * d;
   copy_lines(to, tile, n_cells * d * 2);
 }
 
@@ -160,8 +165,12 @@ void dequantize(const Layer& layer, const Cache& cache, std::int64_t first_page,
   if (n_cells == 0) return;
   if (first_cell % kCells != 0) throw Error("tiles to dequantize start at a multiple of 64 cells");
   const Layer::Impl& impl = layer.impl();
-  const TileParams p{impl.view,  cache,   first_page,
-                     first_cell, n_cells, reinterpret_cast<__half*>(keys),
+  const TileParams p{impl.view,
+                     cache,
+                     first_page,
+                     first_cell,
+                     n_cells,
+                     reinterpret_cast<__half*>(keys),
                      reinterpret_cast<__half*>(values)};
   const int page_bytes = impl.max_key_bytes > impl.max_value_bytes ? impl.max_key_bytes : impl.max_value_bytes;
   const int d = impl.view.head_dim_k > impl.view.head_dim_v ? impl.view.head_dim_k : impl.view.head_dim_v;

@@ -40,7 +40,8 @@ class Blob {
 
 template <typename T>
 void relocate(const T*& pointer, const void* base) {
-  pointer = reinterpret_cast<const T*>(static_cast<const char*>(base) + reinterpret_cast<std::uintptr_t>(pointer));
+  pointer =
+      reinterpret_cast<const T*>(static_cast<const char*>(base) + reinterpret_cast<std::uintptr_t>(pointer));
 }
 
 std::uint8_t stored_level(int width, unsigned stored) {
@@ -181,7 +182,8 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, HeadTable& head, B
   head.n_mean_groups = static_cast<std::uint32_t>(n_groups);
   std::vector<float> gain;
   for (int slot = 0; slot < plan.head_dim_k; ++slot) {
-    gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) / 4);
+    gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) /
+                   4);
   }
   const DecodeBlock parts = decode_block(plan.head_dim_k, n_groups);
   std::vector<std::uint8_t> block(parts.bytes);
@@ -300,7 +302,8 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
   relocate(view.codec, impl_->memory);
   char* base = static_cast<char*>(impl_->memory);
   view.heads = reinterpret_cast<const HeadTable*>(base + heads_at);
-  check(cudaMemcpy(base, blob.bytes().data(), blob.bytes().size(), cudaMemcpyHostToDevice), "upload a layer's tables");
+  check(cudaMemcpy(base, blob.bytes().data(), blob.bytes().size(), cudaMemcpyHostToDevice),
+        "upload a layer's tables");
   check(cudaMemcpy(base + heads_at, heads.data(), heads.size() * sizeof(HeadTable), cudaMemcpyHostToDevice),
         "upload a layer's tables");
 }

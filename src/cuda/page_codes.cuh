@@ -1,7 +1,7 @@
 // Codes of one token in a page: 16 codes of a quant_group (16 neighbouring dims of a value) at a time.
 //
-// Tokens of a page share words. Writers change their bits with atomic operations: other bits, also those of tokens
-// that other threads write at the same time, stay as they are.
+// Tokens of a page share words. Writers change their bits with atomic operations: other bits, also those of
+// tokens that other threads write at the same time, stay as they are.
 #pragma once
 
 #include "cuda/page_layout.h"
@@ -93,8 +93,7 @@ __device__ inline void get_value_codes(const std::uint8_t* page, int head_dim, i
   const std::uint8_t* unit = page + (slot / 32 * (head_dim / 32) + sixteen / 2) * 128 * width;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    codes[i] =
-        static_cast<std::uint8_t>(get_code(unit, width, value_place(slot % 32, 16 * (sixteen % 2) + i)));
+    codes[i] = static_cast<std::uint8_t>(get_code(unit, width, value_place(slot % 32, 16 * (sixteen % 2) + i)));
   }
 }
 

@@ -65,10 +65,18 @@ class PageRing {
     barrier_wait(barriers_ + 8 * read_, parity_);
 #else
     switch (n_stages_) {
-      case 1: copy_wait<0>(); break;
-      case 2: copy_wait<1>(); break;
-      case 3: copy_wait<2>(); break;
-      default: copy_wait<3>(); break;
+      case 1:
+        copy_wait<0>();
+        break;
+      case 2:
+        copy_wait<1>();
+        break;
+      case 3:
+        copy_wait<2>();
+        break;
+      default:
+        copy_wait<3>();
+        break;
     }
     __syncwarp();
 #endif

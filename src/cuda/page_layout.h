@@ -19,8 +19,8 @@
 //   width 4   word k, bits 4 n ..+3
 //   width 5   low four bits as width 4; bit 4 is bit 4 n + k of word 4
 //   width 6   low four bits as width 4; bits 4, 5 are bits 4 n + 2 (k % 2) ..+1 of word 4 + k / 2
-// Words of a lane: the first four (two, one) of all lanes as one vector of 16 (8, 4) bytes per lane, the rest after
-// them likewise: conflict-free vector loads.
+// Words of a lane: the first four (two, one) of all lanes as one vector of 16 (8, 4) bytes per lane, the rest
+// after them likewise: conflict-free vector loads.
 //
 // Codes wider than 3 bits are kept with their three highest bits lowest: byte permutes look up by three bits.
 #pragma once
@@ -82,15 +82,21 @@ struct CodePart {
   int word, shift, from, n;
 };
 
-GTQ_HD int n_code_parts(int width, int k) { return width <= 2 || width == 4 ? 1 : width == 3 ? (k < 3 ? 1 : 3) : 2; }
+GTQ_HD int n_code_parts(int width, int k) {
+  return width <= 2 || width == 4 ? 1 : width == 3 ? (k < 3 ? 1 : 3) : 2;
+}
 
 GTQ_HD CodePart code_part(int width, int k, int nibble, int part) {
   const int at = 4 * nibble;
   switch (width) {
-    case 1: return {0, at + k, 0, 1};
-    case 2: return {k >> 1, at + 2 * (k & 1), 0, 2};
-    case 3: return k < 3 ? CodePart{k, at, 0, 3} : CodePart{part, at + 3, part, 1};
-    default: break;
+    case 1:
+      return {0, at + k, 0, 1};
+    case 2:
+      return {k >> 1, at + 2 * (k & 1), 0, 2};
+    case 3:
+      return k < 3 ? CodePart{k, at, 0, 3} : CodePart{part, at + 3, part, 1};
+    default:
+      break;
   }
   if (part == 0) return {k, at, 0, 4};
   return width == 5 ? CodePart{4, at + k, 4, 1} : CodePart{4 + (k >> 1), at + 2 * (k & 1), 4, 2};

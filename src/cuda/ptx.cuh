@@ -5,7 +5,8 @@
 
 namespace gtq::cuda {
 
-// d += a b, m16n8k32, int8: 4 bytes per register; a0, a1: rows g, g + 8, bytes 4 t ..+3; a2, a3: bytes 16 + 4 t.
+// d += a b, m16n8k32, int8: 4 bytes per register; a0, a1: rows g, g + 8, bytes 4 t ..+3; a2, a3: bytes 16 + 4
+// t.
 __device__ __forceinline__ void mma_s8(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
                                        std::uint32_t a3, std::uint32_t b0, std::uint32_t b1) {
   asm volatile(
@@ -40,7 +41,8 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], std::uint32_t a0, std::ui
 }
 
 // Bytes of {low, high} chosen by the four low nibbles of `selector`; bit 3 of a nibble replicates the sign.
-__device__ __forceinline__ std::uint32_t permute(std::uint32_t low, std::uint32_t high, std::uint32_t selector) {
+__device__ __forceinline__ std::uint32_t permute(std::uint32_t low, std::uint32_t high,
+                                                 std::uint32_t selector) {
   std::uint32_t result;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
   return result;
@@ -77,7 +79,8 @@ __device__ __forceinline__ void barrier_init_fence() {
 }
 
 __device__ __forceinline__ void barrier_expect(std::uint32_t barrier, std::uint32_t n_bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(n_bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(n_bytes)
+               : "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {

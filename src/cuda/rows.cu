@@ -1,7 +1,7 @@
 // Token rows <-> pages, copy of pages, summaries of positions.
 //
-// gather/scatter: a thread moves one quant_group of a key or 16 dims of a value of one cell and head; token rows are
-// docs/format.md's, little-endian bit strings of 2 * width bytes per 16 codes. Exact.
+// gather/scatter: a thread moves one quant_group of a key or 16 dims of a value of one cell and head; token
+// rows are docs/format.md's, little-endian bit strings of 2 * width bytes per 16 codes. Exact.
 #include "cuda/layer.h"
 #include "cuda/page_codes.cuh"
 
@@ -128,7 +128,8 @@ __global__ void summarize_kernel(Cache cache, long long first_page, long long n_
   if (i >= n_pages) return;
   const std::int32_t* positions = cache.positions + (first_page + i) * kCells;
   const std::int32_t low = positions[lane], high = positions[lane + 32];
-  const unsigned low_mask = __ballot_sync(~0u, low != kEmptyCell), high_mask = __ballot_sync(~0u, high != kEmptyCell);
+  const unsigned low_mask = __ballot_sync(~0u, low != kEmptyCell),
+                 high_mask = __ballot_sync(~0u, high != kEmptyCell);
   PageSummary summary;
   summary.occupied = static_cast<std::uint64_t>(high_mask) << 32 | low_mask;
   const int first = __ffsll(static_cast<long long>(summary.occupied)) - 1;
@@ -149,7 +150,8 @@ void gather_rows(const Layer& layer, const Cache& cache, const std::int64_t* cel
                  std::uint8_t* key_rows, std::uint8_t* value_rows, Stream stream) {
   if (n == 0) return;
   const LayerView& view = layer.impl().view;
-  gather_kernel<<<n_blocks(n_pieces(view, n)), kThreads, 0, stream>>>(view, cache, cells, n, key_rows, value_rows);
+  gather_kernel<<<n_blocks(n_pieces(view, n)), kThreads, 0, stream>>>(view, cache, cells, n, key_rows,
+                                                                      value_rows);
   check_launch("gather_rows");
 }
 
@@ -157,14 +159,16 @@ void scatter_rows(const Layer& layer, const Cache& cache, const std::int64_t* ce
                   const std::uint8_t* key_rows, const std::uint8_t* value_rows, Stream stream) {
   if (n == 0) return;
   const LayerView& view = layer.impl().view;
-  scatter_kernel<<<n_blocks(n_pieces(view, n)), kThreads, 0, stream>>>(view, cache, cells, n, key_rows, value_rows);
+  scatter_kernel<<<n_blocks(n_pieces(view, n)), kThreads, 0, stream>>>(view, cache, cells, n, key_rows,
+                                                                       value_rows);
   check_launch("scatter_rows");
 }
 
 void copy_pages(const Layer& layer, const Cache& cache, const std::int32_t* sources,
                 const std::int32_t* destinations, std::int64_t n, Stream stream) {
   if (n == 0) return;
-  copy_kernel<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(layer.impl().view, cache, sources, destinations);
+  copy_kernel<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(layer.impl().view, cache, sources,
+                                                                 destinations);
   check_launch("copy_pages");
 }
 

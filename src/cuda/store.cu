@@ -1,11 +1,11 @@
 // Quantizes rows of keys and values into pages, bit by bit as KeyCodec and ValueCodec do (src/codec).
 //
-// L lanes of a warp (a power of two, at least head_dim / 16) do one vector; a lane owns one quant_group of a key or
-// 16 dims of a value in registers. Sums run in the order of the CPU codec: within a lane, then lane after lane.
-// This file is compiled without contraction to fused multiply-adds. Norm codes come from a table of the smallest
-// norm of every code, made with the CPU's own functions, so no logarithm has to agree.
-// One source of difference is left: sines and cosines of doubles whose last bit decides how they round to float.
-// Grid: x over vectors, y = 0 keys, 1 values.
+// L lanes of a warp (a power of two, at least head_dim / 16) do one vector; a lane owns one quant_group of a
+// key or 16 dims of a value in registers. Sums run in the order of the CPU codec: within a lane, then lane
+// after lane. This file is compiled without contraction to fused multiply-adds. Norm codes come from a table of
+// the smallest norm of every code, made with the CPU's own functions, so no logarithm has to agree. One source
+// of difference is left: sines and cosines of doubles whose last bit decides how they round to float. Grid: x
+// over vectors, y = 0 keys, 1 values.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -53,9 +53,12 @@ __device__ Owner find_owner(const StoreParams& p, int head_dim) {
 
 __device__ float load_element(const Rows& rows, long long i) {
   switch (rows.type) {
-    case Type::kF16: return __half2float(static_cast<const __half*>(rows.data)[i]);
-    case Type::kBf16: return __bfloat162float(static_cast<const __nv_bfloat16*>(rows.data)[i]);
-    default: return static_cast<const float*>(rows.data)[i];
+    case Type::kF16:
+      return __half2float(static_cast<const __half*>(rows.data)[i]);
+    case Type::kBf16:
+      return __bfloat162float(static_cast<const __nv_bfloat16*>(rows.data)[i]);
+    default:
+      return static_cast<const float*>(rows.data)[i];
   }
 }
 
@@ -136,7 +139,8 @@ __device__ float2 rotated_mean(const HeadTable& head, int head_dim, int c, int p
 }
 
 // y = transformed residual of the lane's group before its scale; returns the mean index.
-__device__ int key_residual(const StoreParams& p, const CodecTable& codec, const HeadTable& head, const Owner& own, float (&y)[kOwn]) {
+__device__ int key_residual(const StoreParams& p, const CodecTable& codec, const HeadTable& head,
+                            const Owner& own, float (&y)[kOwn]) {
   const int d = p.layer.head_dim_k, first = own.lane * kOwn;
   const double position = static_cast<double>(p.positions[own.row]);
   float residual[2][kOwn];
@@ -179,7 +183,8 @@ __device__ int key_residual(const StoreParams& p, const CodecTable& codec, const
 
 constexpr int kCandidates = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
 
-// Codes of y / norm of every candidate, four to a word, and the parts of the least-squares fit of this lane's group.
+// Codes of y / norm of every candidate, four to a word, and the parts of the least-squares fit of this lane's
+// group.
 struct Fits {
   std::uint32_t codes[kCandidates][kOwn / 4];
   float yc[kCandidates], cc[kCandidates];
@@ -195,7 +200,8 @@ __device__ void quantize(const CodecTable& codec, const float (&y)[kOwn], int wi
     for (int i = 0; i < kOwn; ++i) {
       const int code = nearest_code(thresholds, width, y[i] * inverse);
       const float centroid = centroids[code];
-      fits.codes[k][i / 4] = (i % 4 == 0 ? 0u : fits.codes[k][i / 4]) | static_cast<std::uint32_t>(code) << (8 * (i % 4));
+      fits.codes[k][i / 4] = (i % 4 == 0 ? 0u : fits.codes[k][i / 4]) | static_cast<std::uint32_t>(code)
+                                                                            << (8 * (i % 4));
       fits.yc[k] += y[i] * centroid;
       fits.cc[k] += centroid * centroid;
     }
@@ -298,7 +304,8 @@ __device__ void store_value(const StoreParams& p, const CodecTable& codec) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int dim = own.lane * kOwn + i;
-    y[i] = own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
+    y[i] =
+        own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
     terms[0][i] = y[i] * y[i];
   }
   chain_sums(own, terms, sums);
@@ -351,7 +358,8 @@ void store(const StoreCall& call, Stream stream) {
   int n_lanes = 1;
   while (n_lanes * kOwn < most) n_lanes *= 2;
   const long long n_threads = call.n_rows * layer.n_kv_heads * n_lanes;
-  store_kernel<<<dim3(static_cast<unsigned>((n_threads + kThreads - 1) / kThreads), 2), kThreads, 0, stream>>>(p);
+  store_kernel<<<dim3(static_cast<unsigned>((n_threads + kThreads - 1) / kThreads), 2), kThreads, 0, stream>>>(
+      p);
   check_launch("store");
 }
 

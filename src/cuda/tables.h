@@ -10,8 +10,8 @@
 namespace gtq::cuda {
 
 inline constexpr int kMaxWidths = 6;
-inline constexpr int kMaxGroups = 16;     // quant_groups of a head: head_dim_k <= 256
-inline constexpr int kMeanBlocks = 8;     // centred rope_blocks come in mean groups of 8
+inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 256
+inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
 inline constexpr int kKeyNormCodes = 128;
 inline constexpr int kValueNormCodes = 256;
 
@@ -23,24 +23,24 @@ struct Luts {
 
 // One KV head. Pointers are into the same device allocation.
 struct HeadTable {
-  std::uint32_t group_counts;  // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
-  std::uint32_t key_bytes, value_bytes;        // of a page of this head
-  std::uint32_t key_offset, value_offset;      // in a page of all heads
+  std::uint32_t group_counts;            // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
+  std::uint32_t key_bytes, value_bytes;  // of a page of this head
+  std::uint32_t key_offset, value_offset;          // in a page of all heads
   std::uint32_t key_row_offset, value_row_offset;  // in a token row of all heads
-  std::uint32_t n_mean_groups;                 // groups of 8 centred rope_blocks, the last padded with zeros
-  float v_rms, v_gain;                         // v_gain = v_rms * step of the value codebook
+  std::uint32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
+  float v_rms, v_gain;          // v_gain = v_rms * step of the value codebook
 
-  const std::uint8_t* widths;         // [n_groups]
-  const std::uint16_t* dims;          // [head_dim_k] slot -> dim
-  const float* scale;                 // [head_dim_k] slot
-  const float* weight;                // [head_dim_k] slot
-  const float* group_weight;          // [n_groups] of the encoder
-  const float* mean_keys;             // [2][head_dim_k] by dim
+  const std::uint8_t* widths;  // [n_groups]
+  const std::uint16_t* dims;   // [head_dim_k] slot -> dim
+  const float* scale;          // [head_dim_k] slot
+  const float* weight;         // [head_dim_k] slot
+  const float* group_weight;   // [n_groups] of the encoder
+  const float* mean_keys;      // [2][head_dim_k] by dim
   // Slots 2 i and 2 i + 1 are the dims of one rope_block:
-  const std::uint8_t* pair_centred;   // [head_dim_k / 2]
-  const double* pair_theta;           // [head_dim_k / 2] radians per position
+  const std::uint8_t* pair_centred;      // [head_dim_k / 2]
+  const double* pair_theta;              // [head_dim_k / 2] radians per position
   const std::uint64_t* pair_half_turns;  // [head_dim_k / 2] theta / (4 pi) as 0.64 fixed point
-  const uint4* decode_block;          // what decode keeps in shared memory; parts: DecodeBlock
+  const uint4* decode_block;             // what decode keeps in shared memory; parts: DecodeBlock
 };
 
 // Parts of HeadTable::decode_block, byte offsets; every part is a multiple of 16 bytes. n = 8 n_mean_groups.

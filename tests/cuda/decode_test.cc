@@ -40,7 +40,8 @@ class DecodeCase {
       q_.push_back(random_normal(random_, shape.q_sigma));
     }
     if (shape.with_mask) make_mask();
-    for (int h = 0; h < shape.n_q_heads && shape.with_sinks; ++h) sinks_.push_back(random_normal(random_, 2.0f));
+    for (int h = 0; h < shape.n_q_heads && shape.with_sinks; ++h)
+      sinks_.push_back(random_normal(random_, 2.0f));
   }
 
   std::vector<float> run() {
@@ -126,7 +127,8 @@ class DecodeCase {
     const std::int32_t start = random_int(random_, 0, 1) == 0 ? 0 : random_int(random_, 0, 100000);
     for (std::int64_t j = 0; j < n; ++j) {
       positions[j] += start;
-      if (j / kPageTokens % 3 == 1 && random_int(random_, 0, 9) == 0) positions[j] = random_int(random_, 0, 5000);
+      if (j / kPageTokens % 3 == 1 && random_int(random_, 0, 9) == 0)
+        positions[j] = random_int(random_, 0, 5000);
       if (random_int(random_, 0, 19) == 0) positions[j] = kEmptyCell;
     }
     return positions;
@@ -140,7 +142,8 @@ class DecodeCase {
       positions_.push_back(make_positions(n));
       std::vector<std::int64_t> cells;
       for (std::int64_t j = 0; j < n; ++j) {
-        cells.push_back(static_cast<std::int64_t>(indices_[indptr_[b] + j / kPageTokens]) * kPageTokens + j % kPageTokens);
+        cells.push_back(static_cast<std::int64_t>(indices_[indptr_[b] + j / kPageTokens]) * kPageTokens +
+                        j % kPageTokens);
         cell_positions[cells.back()] = positions_[b][j];
       }
       const DeviceArray<std::int64_t> device_cells(cells);
@@ -159,7 +162,9 @@ class DecodeCase {
       for (int r = 0; r < shape_.n_rows; ++r) {
         for (std::int64_t j = 0; j < shape_.kv_lens[b]; ++j) {
           const bool seen = j < shape_.kv_lens[b] - shape_.n_rows + r + 1 && random_int(random_, 0, 6) != 0;
-          if (seen) mask_[(b * shape_.n_rows + r) * stride + j] = static_cast<std::uint16_t>(0x8000 | random_int(random_, 0, 0x4000));
+          if (seen)
+            mask_[(b * shape_.n_rows + r) * stride + j] =
+                static_cast<std::uint16_t>(0x8000 | random_int(random_, 0, 0x4000));
         }
       }
     }

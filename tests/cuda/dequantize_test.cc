@@ -23,14 +23,17 @@ void check_tile(unsigned seed, int dim_k, int dim_v, const Budget& budget) {
   cache.set_positions(positions);
   const DeviceArray<std::int64_t> device_cells(cells);
   const DeviceArray<std::uint8_t> key_rows(rows.keys), value_rows(rows.values);
-  cuda::scatter_rows(tables, cache.view(), device_cells.data(), kAll, key_rows.data(), value_rows.data(), nullptr);
+  cuda::scatter_rows(tables, cache.view(), device_cells.data(), kAll, key_rows.data(), value_rows.data(),
+                     nullptr);
   DeviceArray<std::uint16_t> keys(n_heads * kCount * dim_k), values(n_heads * kCount * dim_v);
   keys.fill(0xff);
   values.fill(0xff);
   cuda::dequantize(tables, cache.view(), kFirstPage, kFirst, kCount, keys.data(), values.data(), nullptr);
   std::vector<float> got_keys, got_values;
-  for (const std::uint16_t x : keys.download()) got_keys.push_back(static_cast<float>(reference::half_to_double(x)));
-  for (const std::uint16_t x : values.download()) got_values.push_back(static_cast<float>(reference::half_to_double(x)));
+  for (const std::uint16_t x : keys.download())
+    got_keys.push_back(static_cast<float>(reference::half_to_double(x)));
+  for (const std::uint16_t x : values.download())
+    got_values.push_back(static_cast<float>(reference::half_to_double(x)));
   std::vector<double> want_keys(got_keys.size()), want_values(got_values.size());
   const std::uint8_t *key = rows.keys.data(), *value = rows.values.data();
   for (std::int64_t j = 0; j < kAll; ++j) {
@@ -54,7 +57,8 @@ TEST(CudaDequantize, AgreesWithOracle) {
   GTQ_NEEDS_GPU();
   const int dims[] = {64, 96, 128, 256};
   for (unsigned seed = 0; seed < 12; ++seed) {
-    check_tile(seed, dims[seed % 4], dims[seed / 3], Budget{1 + static_cast<int>(seed % 6), 6 - static_cast<int>(seed % 6)});
+    check_tile(seed, dims[seed % 4], dims[seed / 3],
+               Budget{1 + static_cast<int>(seed % 6), 6 - static_cast<int>(seed % 6)});
   }
 }
 

@@ -26,7 +26,9 @@ inline void expect_ok(cudaError_t status) { ASSERT_EQ(status, cudaSuccess) << cu
 template <typename T>
 class DeviceArray {
  public:
-  explicit DeviceArray(std::size_t n) : n_(n) { expect_ok(cudaMalloc(&data_, std::max<std::size_t>(n, 1) * sizeof(T))); }
+  explicit DeviceArray(std::size_t n) : n_(n) {
+    expect_ok(cudaMalloc(&data_, std::max<std::size_t>(n, 1) * sizeof(T)));
+  }
   explicit DeviceArray(const std::vector<T>& items) : DeviceArray(items.size()) { upload(items); }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;
@@ -88,15 +90,18 @@ struct TokenRows {
   std::vector<std::uint8_t> keys, values;
 };
 
-inline TokenRows random_token_rows(Random& random, const LayerCodec& codec, std::int64_t n_cells, bool mixed_means) {
+inline TokenRows random_token_rows(Random& random, const LayerCodec& codec, std::int64_t n_cells,
+                                   bool mixed_means) {
   TokenRows rows;
   for (std::int64_t cell = 0; cell < n_cells; ++cell) {
     for (int h = 0; h < codec.n_kv_heads(); ++h) {
       const std::size_t key_at = rows.keys.size(), value_at = rows.values.size();
       rows.keys.resize(key_at + codec.key_codec(h).row_bytes());
       rows.values.resize(value_at + codec.value_codec(h).row_bytes());
-      for (std::size_t i = key_at; i < rows.keys.size(); ++i) rows.keys[i] = static_cast<std::uint8_t>(random());
-      for (std::size_t i = value_at; i < rows.values.size(); ++i) rows.values[i] = static_cast<std::uint8_t>(random());
+      for (std::size_t i = key_at; i < rows.keys.size(); ++i)
+        rows.keys[i] = static_cast<std::uint8_t>(random());
+      for (std::size_t i = value_at; i < rows.values.size(); ++i)
+        rows.values[i] = static_cast<std::uint8_t>(random());
       const bool first_mean = cell == 0 || (mixed_means && random_int(random, 0, 3) == 0);
       rows.keys[key_at] = static_cast<std::uint8_t>((first_mean ? 0 : 128) | random_int(random, 32, 60));
       rows.values[value_at] =

@@ -29,7 +29,8 @@ TEST(CudaRows, ScatterThenGather) {
     const DeviceArray<std::uint8_t> keys(rows.keys), values(rows.values);
     cuda::scatter_rows(tables, cache.view(), cells.data(), n_cells, keys.data(), values.data(), nullptr);
     DeviceArray<std::uint8_t> keys_back(rows.keys.size()), values_back(rows.values.size());
-    cuda::gather_rows(tables, cache.view(), cells.data(), n_cells, keys_back.data(), values_back.data(), nullptr);
+    cuda::gather_rows(tables, cache.view(), cells.data(), n_cells, keys_back.data(), values_back.data(),
+                      nullptr);
     EXPECT_EQ(keys_back.download(), rows.keys) << seed;
     EXPECT_EQ(values_back.download(), rows.values) << seed;
   }

@@ -47,7 +47,8 @@ TokenRows encode(const LayerCodec& codec, const Vectors& v, const std::vector<st
   return rows;
 }
 
-std::size_t differing_rows(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b, std::size_t bytes) {
+std::size_t differing_rows(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b,
+                           std::size_t bytes) {
   std::size_t n = 0;
   for (std::size_t at = 0; at < a.size(); at += bytes) {
     if (!std::equal(a.begin() + at, a.begin() + at + bytes, b.begin() + at)) ++n;
@@ -61,7 +62,8 @@ void check_store(unsigned seed, int d, const Budget& budget, int n_pages) {
   const LayerCodec codec(layer, budget);
   const cuda::Layer tables(codec);
   DeviceCache cache(codec, n_pages);
-  const std::int64_t n = static_cast<std::int64_t>(n_pages) * kPageTokens - 5;  // the last cells stay as they are
+  const std::int64_t n =
+      static_cast<std::int64_t>(n_pages) * kPageTokens - 5;  // the last cells stay as they are
   const std::vector<std::int32_t> positions = consecutive(n, seed % 2 == 0 ? 0 : 40000);
   const Vectors v = random_vectors(random, codec, layer, positions);
   std::vector<std::int64_t> cells(n);
@@ -83,7 +85,8 @@ void check_store(unsigned seed, int d, const Budget& budget, int n_pages) {
   DeviceArray<std::uint8_t> got_keys(want.keys.size()), got_values(want.values.size());
   cuda::gather_rows(tables, cache.view(), device_cells.data(), n, got_keys.data(), got_values.data(), nullptr);
   EXPECT_EQ(differing_rows(got_keys.download(), want.keys, codec.key_token_bytes()), 0u) << seed << " of " << n;
-  EXPECT_EQ(differing_rows(got_values.download(), want.values, codec.value_token_bytes()), 0u) << seed << " of " << n;
+  EXPECT_EQ(differing_rows(got_values.download(), want.values, codec.value_token_bytes()), 0u)
+      << seed << " of " << n;
   const std::vector<std::int32_t> stored = cache.positions();
   for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(stored[cells[i]], positions[i]);
   EXPECT_EQ(stored.back(), kEmptyCell);
@@ -93,7 +96,8 @@ TEST(CudaStore, SameBytesAsCpuCodec) {
   GTQ_NEEDS_GPU();
   const int dims[] = {64, 96, 128, 256};
   for (unsigned seed = 0; seed < 24; ++seed) {
-    check_store(seed, dims[seed % 4], Budget{1 + static_cast<int>(seed % 6), 1 + static_cast<int>(seed / 4)}, 8);
+    check_store(seed, dims[seed % 4], Budget{1 + static_cast<int>(seed % 6), 1 + static_cast<int>(seed / 4)},
+                8);
   }
 }
 
