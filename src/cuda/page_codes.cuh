@@ -37,17 +37,19 @@ __device__ __forceinline__ std::uint32_t* word_of(std::uint8_t* unit, int width,
   return reinterpret_cast<std::uint32_t*>(unit + word_offset(width, word, lane));
 }
 
-// codes: of the 16 coded slots, in the format's numbering.
-__device__ inline void put_key_codes(std::uint8_t* unit, int width, int cell, const std::uint8_t (&codes)[16]) {
+// codes: of the 16 coded slots, in the format's numbering, four to a word.
+__device__ inline void put_key_codes(std::uint8_t* unit, int width, int cell, const std::uint32_t (&codes)[4]) {
   const int slot = slot_of_cell(cell);
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     const CodePlace place = key_place(slot, 4 * t);
+#pragma unroll 1
     for (int part = 0; part < n_code_parts(width, place.k); ++part) {
       GatheredBits gathered;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        gathered.add(code_part(width, place.k, place.nibble + i, part), stored_code(codes[4 * t + i], width));
+        gathered.add(code_part(width, place.k, place.nibble + i, part),
+                     stored_code(codes[t] >> (8 * i) & 255, width));
       }
       replace_bits(word_of(unit, width, gathered.word, place.lane), gathered.mask, gathered.bits);
     }
@@ -56,16 +58,21 @@ __device__ inline void put_key_codes(std::uint8_t* unit, int width, int cell, co
 
 // codes: of dims 16 sixteen ..+15 of the head.
 __device__ inline void put_value_codes(std::uint8_t* page, int head_dim, int width, int cell, int sixteen,
-                                       const std::uint8_t (&codes)[16]) {
+                                       const std::uint32_t (&codes)[4]) {
   const int slot = slot_of_cell(cell);
   std::uint8_t* unit = page + (slot / 32 * (head_dim / 32) + sixteen / 2) * 128 * width;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const CodePlace place = value_place(slot % 32, 16 * (sixteen % 2) + i);
-    for (int part = 0; part < n_code_parts(width, place.k); ++part) {
-      GatheredBits gathered;
-      gathered.add(code_part(width, place.k, place.nibble, part), stored_code(codes[i], width));
-      replace_bits(word_of(unit, width, gathered.word, place.lane), gathered.mask, gathered.bits);
+  for (int word = 0; word < 4; ++word) {
+#pragma unroll 1
+    for (int j = 0; j < 4; ++j) {
+      const CodePlace place = value_place(slot % 32, 16 * (sixteen % 2) + 4 * word + j);
+#pragma unroll 1
+      for (int part = 0; part < n_code_parts(width, place.k); ++part) {
+        GatheredBits gathered;
+        gathered.add(code_part(width, place.k, place.nibble, part),
+                     stored_code(codes[word] >> (8 * j) & 255, width));
+        replace_bits(word_of(unit, width, gathered.word, place.lane), gathered.mask, gathered.bits);
+      }
     }
   }
 }

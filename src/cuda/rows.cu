@@ -12,13 +12,14 @@ constexpr int kThreads = 128;
 
 int n_blocks(long long n) { return static_cast<int>((n + kThreads - 1) / kThreads); }
 
-__device__ void unpack(const std::uint8_t* bytes, int width, std::uint8_t (&codes)[16]) {
+// Four codes to a word.
+__device__ void unpack(const std::uint8_t* bytes, int width, std::uint32_t (&codes)[4]) {
   unsigned pending = 0;
   int n_bits = 0;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     for (; n_bits < width; n_bits += 8) pending |= static_cast<unsigned>(*bytes++) << n_bits;
-    codes[i] = static_cast<std::uint8_t>(pending & ((1u << width) - 1));
+    codes[i / 4] = (i % 4 == 0 ? 0u : codes[i / 4]) | (pending & ((1u << width) - 1)) << (8 * (i % 4));
     pending >>= width;
     n_bits -= width;
   }
@@ -84,7 +85,7 @@ __global__ void scatter_kernel(LayerView layer, Cache cache, const std::int64_t*
   if (!find_piece(layer, n, &piece)) return;
   const HeadTable& head = layer.heads[piece.head];
   const CellPlace at = place_of_cell(cells[piece.row]);
-  std::uint8_t codes[16];
+  std::uint32_t codes[4];
   if (piece.key) {
     std::uint8_t* page = cache.key_pages + at.page * layer.key_page_bytes + head.key_offset;
     const std::uint8_t* row = key_rows + piece.row * layer.key_token_bytes + head.key_row_offset;

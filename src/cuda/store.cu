@@ -18,8 +18,18 @@
 namespace gtq::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kOwn = 16;  // elements of a lane
+constexpr int kThreads = 64;
+constexpr int kOwn = 16;        // elements of a lane
+constexpr int kCandidates = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
+
+// Shared memory; the last index is the thread.
+struct Scratch {
+  CodecTable codec;
+  float residual[2][kOwn][kThreads];   // key minus mean key, per mean
+  double distance[2][kOwn][kThreads];  // its weighted square
+  std::uint32_t codes[kCandidates][kOwn / 4][kThreads];
+  float fit[2][kCandidates][kThreads];  // sums of y centroid and of centroid^2 of the lane's group
+};
 
 struct StoreParams {
   LayerView layer;
@@ -100,21 +110,55 @@ __device__ void chain_sums(const Owner& own, const T (&x)[kChains][kOwn], T (&su
   }
 }
 
-// Largest code whose smallest norm is at most `norm`; starts ascend.
-__device__ int norm_code(const float* starts, int n_codes, float norm) {
-  int code = 0;
-  for (int bit = n_codes / 2; bit > 0; bit /= 2) {
-    if (norm >= starts[code + bit]) code += bit;
+// Sums of both distances over all elements, in order.
+__device__ void chain_distances(const Owner& own, const Scratch& scratch, double (&sums)[2]) {
+  sums[0] = sums[1] = 0;
+#pragma unroll 1
+  for (int g = 0; g < own.n_used; ++g) {
+#pragma unroll 4
+    for (int j = 0; j < kOwn; ++j) {
+      sums[0] += scratch.distance[0][j][threadIdx.x];
+      sums[1] += scratch.distance[1][j][threadIdx.x];
+    }
+    sums[0] = from_lane(own, sums[0], g);
+    sums[1] = from_lane(own, sums[1], g);
   }
-  return code;
 }
 
-__device__ int nearest_code(const float* thresholds, int width, float x) {
-  int code = 0;
-  for (int bit = 1 << (width - 1); bit > 0; bit /= 2) {
-    if (x > thresholds[code + bit - 1]) code += bit;
+// codes[i]: largest code whose smallest norm is at most norms[i]; starts ascend.
+template <int kNorms>
+__device__ void find_norm_codes(const float* starts, int n_codes, const float (&norms)[kNorms],
+                                int (&codes)[kNorms]) {
+#pragma unroll
+  for (int i = 0; i < kNorms; ++i) codes[i] = 0;
+#pragma unroll 1
+  for (int bit = n_codes / 2; bit > 0; bit /= 2) {
+#pragma unroll
+    for (int i = 0; i < kNorms; ++i) {
+      if (norms[i] >= starts[codes[i] + bit]) codes[i] += bit;
+    }
   }
-  return code;
+}
+
+__device__ int find_norm_code(const float* starts, int n_codes, float norm) {
+  const float norms[1] = {norm};
+  int codes[1];
+  find_norm_codes(starts, n_codes, norms, codes);
+  return codes[0];
+}
+
+// codes[i]: number of thresholds below y[i] * inverse.
+__device__ void nearest_codes(const float* thresholds, int width, const float (&y)[kOwn], float inverse,
+                              int (&codes)[kOwn]) {
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) codes[i] = 0;
+#pragma unroll 1
+  for (int bit = 1 << (width - 1); bit > 0; bit /= 2) {
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (y[i] * inverse > thresholds[codes[i] + bit - 1]) codes[i] += bit;
+    }
+  }
 }
 
 template <int kPoints>
@@ -138,108 +182,108 @@ __device__ float2 rotated_mean(const HeadTable& head, int head_dim, int c, int p
   return make_float2(x * turn.x - y * turn.y, x * turn.y + y * turn.x);
 }
 
-// y = transformed residual of the lane's group before its scale; returns the mean index.
-__device__ int key_residual(const StoreParams& p, const CodecTable& codec, const HeadTable& head,
-                            const Owner& own, float (&y)[kOwn]) {
-  const int d = p.layer.head_dim_k, first = own.lane * kOwn;
-  const double position = static_cast<double>(p.positions[own.row]);
-  float residual[2][kOwn];
-  double distance[2][kOwn] = {};
-  if (own.lane < own.n_used) {
+// Residuals of a slot pair to both mean keys, and their weighted squares.
+__device__ void pair_residuals(const StoreParams& p, const HeadTable& head, const Owner& own, int i,
+                               Scratch& scratch) {
+  const int slot = own.lane * kOwn + i, thread = static_cast<int>(threadIdx.x);
+  const float k[2] = {load_finite(p.keys, own, head.dims[slot]), load_finite(p.keys, own, head.dims[slot + 1])};
+  float2 turn = make_float2(1, 0);
+  if (head.pair_centred[slot / 2] != 0) {
+    double sine, cosine;
+    sincos(head.pair_theta[slot / 2] * static_cast<double>(p.positions[own.row]), &sine, &cosine);
+    turn = make_float2(static_cast<float>(cosine), static_cast<float>(sine));
+  }
 #pragma unroll
-    for (int i = 0; i < kOwn; i += 2) {
-      const int pair = (first + i) / 2;
-      const float k0 = load_finite(p.keys, own, head.dims[first + i]);
-      const float k1 = load_finite(p.keys, own, head.dims[first + i + 1]);
-      float2 mean[2] = {make_float2(0, 0), make_float2(0, 0)};
-      if (head.pair_centred[pair] != 0) {
-        const double angle = head.pair_theta[pair] * position;
-        const float2 turn = make_float2(static_cast<float>(cos(angle)), static_cast<float>(sin(angle)));
-        for (int c = 0; c < 2; ++c) mean[c] = rotated_mean(head, d, c, pair, turn);
-      }
-      const float weight = head.weight[first + i], weight1 = head.weight[first + i + 1];
+  for (int c = 0; c < 2; ++c) {
+    const float2 mean = rotated_mean(head, p.layer.head_dim_k, c, slot / 2, turn);
+    const float means[2] = {mean.x, mean.y};
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        residual[c][i] = k0 - mean[c].x;
-        residual[c][i + 1] = k1 - mean[c].y;
-        const double e0 = static_cast<double>(k0) - mean[c].x, e1 = static_cast<double>(k1) - mean[c].y;
-        distance[c][i] = weight * e0 * e0;
-        distance[c][i + 1] = weight1 * e1 * e1;
-      }
+    for (int e = 0; e < 2; ++e) {
+      const double difference = static_cast<double>(k[e]) - means[e];
+      scratch.residual[c][i + e][thread] = k[e] - means[e];
+      scratch.distance[c][i + e][thread] = head.weight[slot + e] * difference * difference;
     }
   }
+}
+
+// y = signed and scaled residual of the lane's group to the nearer mean key; returns that mean's index.
+__device__ int key_residual(const StoreParams& p, const HeadTable& head, const Owner& own, Scratch& scratch,
+                            float (&y)[kOwn]) {
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll 1
+  for (int i = 0; i < kOwn; i += 2) {
+    if (own.lane < own.n_used) pair_residuals(p, head, own, i, scratch);
+  }
   double sums[2];
-  chain_sums(own, distance, sums);
+  chain_distances(own, scratch, sums);
   const int c = sums[0] < sums[1] ? 0 : 1;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    y[i] = 0;
-    if (own.lane < own.n_used) {
-      y[i] = codec.key_signs[first + i] * head.scale[first + i] * (c == 0 ? residual[0][i] : residual[1][i]);
-    }
+    const int slot = own.lane * kOwn + i;
+    y[i] = own.lane < own.n_used
+               ? scratch.codec.key_signs[slot] * head.scale[slot] * scratch.residual[c][i][thread]
+               : 0.0f;
   }
   return c;
 }
 
-constexpr int kCandidates = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
-
-// Codes of y / norm of every candidate, four to a word, and the parts of the least-squares fit of this lane's
-// group.
-struct Fits {
-  std::uint32_t codes[kCandidates][kOwn / 4];
-  float yc[kCandidates], cc[kCandidates];
-};
-
-__device__ void quantize(const CodecTable& codec, const float (&y)[kOwn], int width, int start, Fits& fits) {
-  const float *thresholds = codec.thresholds[width - 1], *centroids = codec.centroids[width - 1];
-#pragma unroll
+// Codes of y / norm of every candidate, four to a word, and the lane's sums of the least-squares fit.
+__device__ void quantize(const float (&y)[kOwn], int width, int start, Scratch& scratch) {
+  const CodecTable& codec = scratch.codec;
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll 1
   for (int k = 0; k < kCandidates; ++k) {
     const float inverse = 1.0f / codec.key_norms[min(max(start + 2 * k - 4, 0), kKeyNormCodes - 1)];
-    fits.yc[k] = fits.cc[k] = 0;
+    int codes[kOwn];
+    nearest_codes(codec.thresholds[width - 1], width, y, inverse, codes);
+    float yc = 0, cc = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int code = nearest_code(thresholds, width, y[i] * inverse);
-      const float centroid = centroids[code];
-      fits.codes[k][i / 4] = (i % 4 == 0 ? 0u : fits.codes[k][i / 4]) | static_cast<std::uint32_t>(code)
-                                                                            << (8 * (i % 4));
-      fits.yc[k] += y[i] * centroid;
-      fits.cc[k] += centroid * centroid;
+    for (int i = 0; i < kOwn; i += 4) {
+      std::uint32_t word = 0;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float centroid = codec.centroids[width - 1][codes[i + j]];
+        word |= static_cast<std::uint32_t>(codes[i + j]) << (8 * j);
+        yc += y[i + j] * centroid;
+        cc += centroid * centroid;
+      }
+      scratch.codes[k][i / 4][thread] = word;
     }
+    scratch.fit[0][k][thread] = yc;
+    scratch.fit[1][k][thread] = cc;
   }
 }
 
-// The norm code and codes of the candidate with the smallest weighted error.
-__device__ int choose_fit(const CodecTable& codec, const Owner& own, float group_weight, float yy, Fits& fits,
-                          std::uint8_t (&codes)[kOwn]) {
+// Index and norm code of the candidate with the smallest weighted error; index -1 when all errors are not
+// finite.
+__device__ int2 choose_fit(const Owner& own, float group_weight, float yy, const Scratch& scratch) {
+  float yc[kCandidates], cc[kCandidates], ratio[kCandidates];
 #pragma unroll
   for (int k = 0; k < kCandidates; ++k) {
-    fits.yc[k] *= group_weight;
-    fits.cc[k] *= group_weight;
+    yc[k] = group_weight * scratch.fit[0][k][threadIdx.x];
+    cc[k] = group_weight * scratch.fit[1][k][threadIdx.x];
   }
-  sum_lanes(own, fits.yc);
-  sum_lanes(own, fits.cc);
-  std::uint32_t best_codes[kOwn / 4] = {};
-  int best_norm = 0;
+  sum_lanes(own, yc);
+  sum_lanes(own, cc);
+#pragma unroll
+  for (int k = 0; k < kCandidates; ++k) ratio[k] = yc[k] / cc[k];
+  int norms[kCandidates];
+  find_norm_codes(scratch.codec.key_norm_starts, kKeyNormCodes, ratio, norms);
+  int2 best = make_int2(-1, 0);
   float best_error = INFINITY;
 #pragma unroll
   for (int k = 0; k < kCandidates; ++k) {
-    const float yc = fits.yc[k], cc = fits.cc[k];
-    const int norm = norm_code(codec.key_norm_starts, kKeyNormCodes, yc / cc);
-    const float fitted = codec.key_norms[norm];
-    const float error = yy - 2 * fitted * yc + fitted * fitted * cc;
+    const float fitted = scratch.codec.key_norms[norms[k]];
+    const float error = yy - 2 * fitted * yc[k] + fitted * fitted * cc[k];
     if (error < best_error) {
       best_error = error;
-      best_norm = norm;
-#pragma unroll
-      for (int i = 0; i < kOwn / 4; ++i) best_codes[i] = fits.codes[k][i];
+      best = make_int2(k, norms[k]);
     }
   }
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) codes[i] = static_cast<std::uint8_t>(best_codes[i / 4] >> (8 * (i % 4)));
-  return best_norm;
+  return best;
 }
 
-__device__ void store_key(const StoreParams& p, const CodecTable& codec) {
+__device__ void store_key(const StoreParams& p, Scratch& scratch) {
   const Owner own = find_owner(p, p.layer.head_dim_k);
   if (!__any_sync(~0u, own.active)) return;
   const HeadTable head = p.layer.heads[own.head];
@@ -247,13 +291,12 @@ __device__ void store_key(const StoreParams& p, const CodecTable& codec) {
   float y[kOwn];
   Owner read = own;
   if (!own.active) read.row = 0;  // computes beside the others
-  const int c = key_residual(p, codec, head, read, y);
+  const int c = key_residual(p, head, read, scratch, y);
   const float group_weight = own.lane < own.n_used ? head.group_weight[own.lane] : 0.0f;
-  float group_sum = 0;
+  float group_sum = 0, group_yy = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) group_sum += y[i] * y[i];
   butterflies(y);
-  float group_yy = 0;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     y[i] *= 0.25f;
@@ -262,17 +305,18 @@ __device__ void store_key(const StoreParams& p, const CodecTable& codec) {
   // Sum and weights before the transform for the start of the search; energy after it for the errors.
   float sums[3] = {group_weight * group_sum, group_weight * static_cast<float>(kOwn), group_weight * group_yy};
   sum_lanes(own, sums);
-  const int start = norm_code(codec.key_norm_starts, kKeyNormCodes, sqrtf(sums[0] / sums[1]));
-  Fits fits;
-  quantize(codec, y, width, start, fits);
-  std::uint8_t codes[kOwn];
-  const int norm = choose_fit(codec, own, group_weight, sums[2], fits, codes);
+  const int start = find_norm_code(scratch.codec.key_norm_starts, kKeyNormCodes, sqrtf(sums[0] / sums[1]));
+  quantize(y, width, start, scratch);
+  const int2 best = choose_fit(own, group_weight, sums[2], scratch);
   if (!own.active || own.lane >= own.n_used) return;
+  std::uint32_t words[kOwn / 4];
+#pragma unroll
+  for (int i = 0; i < kOwn / 4; ++i) words[i] = best.x < 0 ? 0 : scratch.codes[best.x][i][threadIdx.x];
   const CellPlace at = place_of_cell(p.cells[own.row]);
   std::uint8_t* page = p.cache.key_pages + at.page * p.layer.key_page_bytes + head.key_offset;
-  put_key_codes(page + 128 * sum_of_widths(head.widths, own.lane), width, at.in_page, codes);
+  put_key_codes(page + 128 * sum_of_widths(head.widths, own.lane), width, at.in_page, words);
   if (own.lane == 0) {
-    page[head.key_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(c << 7 | norm);
+    page[head.key_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(c << 7 | best.y);
     if (own.head == 0) p.cache.positions[p.cells[own.row]] = p.positions[own.row];
   }
 }
@@ -292,20 +336,25 @@ __device__ void rotate_value(const Owner& own, int n_points, float (&y)[kOwn]) {
   for (int i = 0; i < kOwn; ++i) y[i] *= scale;
 }
 
-__device__ void store_value(const StoreParams& p, const CodecTable& codec) {
+__device__ void store_value(const StoreParams& p, Scratch& scratch) {
   const Owner own = find_owner(p, p.layer.head_dim_v);
   if (!__any_sync(~0u, own.active)) return;
   const HeadTable head = p.layer.heads[own.head];
-  const int d = p.layer.head_dim_v, width = p.layer.v_width;
+  const CodecTable& codec = scratch.codec;
+  const int d = p.layer.head_dim_v, width = p.layer.v_width, thread = static_cast<int>(threadIdx.x);
   const float inverse_rms = 1.0f / head.v_rms;
   Owner read = own;
   if (!own.active) read.row = 0;
+#pragma unroll 1
+  for (int i = 0; i < kOwn; ++i) {
+    const int dim = own.lane * kOwn + i;
+    scratch.residual[0][i][thread] =
+        own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
+  }
   float y[kOwn], terms[1][kOwn], sums[1];
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    const int dim = own.lane * kOwn + i;
-    y[i] =
-        own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
+    y[i] = scratch.residual[0][i][thread];
     terms[0][i] = y[i] * y[i];
   }
   chain_sums(own, terms, sums);
@@ -313,37 +362,38 @@ __device__ void store_value(const StoreParams& p, const CodecTable& codec) {
   rotate_value(own, d & -d, y);
   const float norm = sqrtf(sum / static_cast<float>(d));
   const float inverse = norm > 0.0f ? 1.0f / norm : 0.0f;
-  std::uint8_t codes[kOwn];
+  int codes[kOwn];
+  nearest_codes(codec.thresholds[width - 1], width, y, inverse, codes);
+  std::uint32_t words[kOwn / 4] = {};
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
-    const int code = nearest_code(codec.thresholds[width - 1], width, y[i] * inverse);
-    const float centroid = codec.centroids[width - 1][code];
-    codes[i] = static_cast<std::uint8_t>(code);
+    const float centroid = codec.centroids[width - 1][codes[i]];
+    words[i / 4] |= static_cast<std::uint32_t>(codes[i]) << (8 * (i % 4));
     terms[0][i] = centroid * centroid;
   }
   chain_sums(own, terms, sums);
-  const float coded = sums[0];
   if (!own.active || own.lane >= own.n_used) return;
   const CellPlace at = place_of_cell(p.cells[own.row]);
   std::uint8_t* page = p.cache.value_pages + at.page * p.layer.value_page_bytes + head.value_offset;
-  put_value_codes(page, d, width, at.in_page, own.lane, codes);
+  put_value_codes(page, d, width, at.in_page, own.lane, words);
   if (own.lane == 0) {
-    page[head.value_bytes - kCells + at.in_page] =
-        static_cast<std::uint8_t>(norm_code(codec.value_norm_starts, kValueNormCodes, sqrtf(sum / coded)));
+    page[head.value_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(
+        find_norm_code(codec.value_norm_starts, kValueNormCodes, sqrtf(sum / sums[0])));
   }
 }
 
 __global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__ StoreParams p) {
-  __shared__ CodecTable codec;
+  __shared__ Scratch scratch;
   const uint4* from = reinterpret_cast<const uint4*>(p.layer.codec);
+#pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(CodecTable) / 16); i += kThreads) {
-    reinterpret_cast<uint4*>(&codec)[i] = from[i];
+    reinterpret_cast<uint4*>(&scratch.codec)[i] = from[i];
   }
   __syncthreads();
   if (blockIdx.y == 0) {
-    store_key(p, codec);
+    store_key(p, scratch);
   } else {
-    store_value(p, codec);
+    store_value(p, scratch);
   }
 }
 
