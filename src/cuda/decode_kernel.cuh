@@ -18,8 +18,6 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kMaxWarps = 12;
-
 struct SequencePages {
   long long first;  // into indices, or the first page
   int n_pages;
@@ -186,24 +184,86 @@ __device__ __forceinline__ float alibi_slope(const DecodeParams& p, int head) {
                   : exp2f(-p.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
 }
 
+// What a warp needs for a page besides its bytes and the state of the softmax.
+struct WarpContext {
+  const uint2* query;
+  PageTerms terms;
+  MeanTables mean;
+  std::uint32_t group_counts;
+  int lane;
+  float scale, slope;  // of the lane's row
+  long long first;     // of the sequence's pages
+};
+
+// log2 logits plus offset of the lane's 16 keys.
+template <bool kShaped>
+__device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPlace& at,
+                                            const WarpContext& warp, const std::uint8_t* keys,
+                                            const PageView& view, std::uint32_t which, float offset,
+                                            float (&v)[16]) {
+  const float* key_norms = warp.terms.key_norms + kTermStride * (warp.lane % 4);
+  int acc[8][4];
+  score_page(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const float4 norm = reinterpret_cast<const float4*>(key_norms)[k];
+    const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int* part = acc[2 * k + j / 2];
+      v[4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
+    }
+  }
+  if (warp.mean.n_groups > 0) {
+    add_mean(p, warp.mean, view, warp.first, which, key_norms, warp.scale, offset, warp.lane, v);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], warp.scale, offset);
+  }
+  if constexpr (kShaped) shape_logits(p, at, view, warp.slope, offset, warp.lane, v);
+  if (view.valid != ~0ull) exclude(view.valid, warp.lane, v);
+}
+
+// Sums of the block's warps -> output.
+template <int VD>
+__device__ __forceinline__ void finish_block(const DecodeParams& p, const BlockPlace& at,
+                                             const SoftmaxState<VD>& state, float* sums,
+                                             const float* value_signs, float v_gain, int warp, int lane,
+                                             std::uint32_t tag) {
+  __shared__ float2 warp_ml[most_warps(VD) * kRows], row_ml[kRows];
+  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
+  __syncthreads();
+  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
+  __syncthreads();
+#pragma unroll 1
+  for (int row = warp; row < at.n_pairs; row += p.n_warps) {
+    untransform<VD>(value_signs, v_gain, sums + row * kReduceStride<VD>, lane);
+  }
+  __syncthreads();
+  if (p.n_splits == 1) {
+    write_rows<VD>(p, at, sums, row_ml);
+    return;
+  }
+  publish<VD>(p, at, sums, row_ml, tag);
+  merge_splits<VD>(p, at, warp, lane, tag);
+  finish_launch(p, tag);
+}
+
 template <int VD, bool kShaped>
-__global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
+__global__ void __launch_bounds__(32 * most_warps(VD), 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
-  __shared__ std::uint64_t barriers[kMaxWarps * PageRing::kMaxStages];
+  __shared__ std::uint64_t barriers[most_warps(VD) * PageRing::kMaxStages];
   __shared__ float row_scale[kRows];
-  __shared__ float2 warp_ml[kMaxWarps * kRows], row_ml[kRows];
   __shared__ std::uint32_t big;
-  __shared__ float value_signs[VD];
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
   const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
                       min(kRows, p.group * p.n_rows - tile * kRows)};
-  const HeadTable head = p.layer.heads[kv_head];
-  const int key_bytes = static_cast<int>(head.key_bytes), value_bytes = static_cast<int>(head.value_bytes);
-  const std::uint32_t counts = head.group_counts;
+  const int key_bytes = static_cast<int>(p.layer.key_bytes),
+            value_bytes = static_cast<int>(p.layer.value_bytes);
   const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
 
   const SequencePages pages = sequence_pages(p, at.batch);
@@ -211,7 +271,7 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
   PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
                 barriers + warp * PageRing::kMaxStages, lane);
-  const PageBases source{p.key_pages + head.key_offset, p.value_pages + head.value_offset,
+  const PageBases source{p.key_pages + kv_head * key_bytes, p.value_pages + kv_head * value_bytes,
                          p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
   int next = begin + warp;
 #pragma unroll 1
@@ -224,32 +284,32 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
   std::uint8_t* block = shared + p.smem_block;
-  const int n_mean_groups = static_cast<int>(head.n_mean_groups);
-  const DecodeBlock parts = decode_block(p.layer.head_dim_k, n_mean_groups);
+  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
   if (threadIdx.x == 0) big = 0;
-  load_queries(p, at.batch, kv_head, tile, raw);
-  load_block(head.decode_block, parts.bytes, block);
-  for (int i = threadIdx.x; i < VD; i += blockDim.x) value_signs[i] = p.layer.codec->value_signs[i];
+  load_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
+             block);
+  load_queries(p, at.batch, kv_head, tile, warp, lane, raw);
   __syncthreads();
+  const DecodeScalars scalars = *reinterpret_cast<const DecodeScalars*>(block + parts.scalars);
   transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
                     reinterpret_cast<const float*>(block + parts.gain), raw, warp, lane, query, row_scale);
-  mean_coefficients(p, n_mean_groups, reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
+  mean_coefficients(p, p.layer.n_mean_groups, reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
                     reinterpret_cast<const float*>(block + parts.mean_values), raw, coefficients, &big);
   __syncthreads();
 
-  std::uint8_t* scratch = shared + p.smem_scratch + warp * p.scratch_bytes;
-  float* terms_at = reinterpret_cast<float*>(scratch);
-  const PageTerms terms{terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride};
-  const MeanTables mean{coefficients,
-                        reinterpret_cast<const uint4*>(block + parts.basis),
-                        reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
-                        reinterpret_cast<float2*>(terms_at + 12 * kTermStride),
-                        big,
-                        n_mean_groups,
-                        p.mean_lanes};
+  float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
+  const WarpContext context{
+      query,
+      {terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride},
+      {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
+       reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
+       reinterpret_cast<float2*>(terms_at + 12 * kTermStride), big, scalars.n_mean_groups, p.mean_lanes},
+      scalars.group_counts,
+      lane,
+      row_scale[lane / 4],
+      kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f,
+      pages.first};
   const int lane_terms = kTermStride * (lane % 4);
-  const float scale = row_scale[lane / 4];
-  const float slope = kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f;
 
   SoftmaxState<VD> state;
 #pragma unroll
@@ -257,37 +317,15 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
   int until_halved = kHalvePages;
 #pragma unroll 1
   for (int i = begin + warp; i < end; i += p.n_warps) {
-    const std::uint8_t* stage = ring.wait();
-    const std::uint32_t which =
-        load_terms(stage + key_bytes - kCells, stage + key_bytes + value_bytes - kCells, terms, lane);
+    const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
+    const std::uint32_t which = load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
+    const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
     float v[16];
-    {
-      int acc[8][4];
-      score_page(counts, stage, query, p.luts, lane, acc);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float4 norm = reinterpret_cast<const float4*>(terms.key_norms + lane_terms)[k];
-        const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int* part = acc[2 * k + j / 2];
-          v[4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
-        }
-      }
-    }
-    const PageView view = view_page(p, stage + key_bytes + value_bytes, i, pages.n_keys);
-    if (mean.n_groups > 0) {
-      add_mean(p, mean, view, pages.first, which, terms.key_norms + lane_terms, scale, state.offset, lane, v);
-    } else {
-#pragma unroll
-      for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], scale, state.offset);
-    }
-    if constexpr (kShaped) shape_logits(p, at, view, slope, state.offset, lane, v);
-    if (view.valid != ~0ull) exclude(view.valid, lane, v);
+    page_logits<kShaped>(p, at, context, keys, view, which, state.offset, v);
     std::uint32_t weights[2][4];
-    softmax_page<VD>(v, reinterpret_cast<const float4*>(terms.value_norms + lane_terms),
-                     reinterpret_cast<const float4*>(terms.log_norms + lane_terms), state, weights);
-    add_values<VD>(p.layer.v_width, stage + key_bytes, p.luts, lane, weights, state.o);
+    softmax_page<VD>(v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
+                     reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state, weights);
+    add_values<VD>(p.layer.v_width, values, p.luts, lane, weights, state.o);
     if (--until_halved == 0) {
       raise(state, 1.0f);
       until_halved = kHalvePages;
@@ -297,24 +335,9 @@ __global__ void __launch_bounds__(VD > 128 ? 256 : 32 * kMaxWarps, 1)
     next += p.n_warps;
     next_page = next < end ? physical_page(p, pages.first, next) : 0;
   }
-
   __syncthreads();  // the ring is free
-  float* sums = reinterpret_cast<float*>(shared);
-  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
-  __syncthreads();
-  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
-  __syncthreads();
-  for (int row = warp; row < at.n_pairs; row += p.n_warps) {
-    untransform<VD>(value_signs, head.v_gain, sums + row * kReduceStride<VD>, lane);
-  }
-  __syncthreads();
-  if (p.n_splits == 1) {
-    write_rows<VD>(p, at, sums, row_ml);
-    return;
-  }
-  publish<VD>(p, at, sums, row_ml, tag);
-  merge_splits<VD>(p, at, warp, lane, tag);
-  finish_launch(p, tag);
+  finish_block<VD>(p, at, state, reinterpret_cast<float*>(shared),
+                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane, tag);
 }
 
 }  // namespace gtq::cuda

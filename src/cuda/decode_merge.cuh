@@ -43,11 +43,14 @@ __device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int warp, 
 // Sums of warp 0 receive those of the block; row_ml[row] = (m, l).
 template <int VD>
 __device__ inline void reduce_block(int n_warps, float* sums, const float2* ml, float2* row_ml) {
+#pragma unroll 1
   for (int i = threadIdx.x; i < kRows * VD / 4; i += blockDim.x) {
     const int row = i / (VD / 4), col = i % (VD / 4) * 4;
     float m = kNoReference, l = 0;
+#pragma unroll 2
     for (int w = 0; w < n_warps; ++w) m = fmaxf(m, ml[w * kRows + row].x);
     float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 2
     for (int w = 0; w < n_warps; ++w) {
       const float2 other = ml[w * kRows + row];
       const float factor = exp2_fast(other.x - m);
@@ -111,6 +114,7 @@ __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, in
 template <int VD>
 __device__ inline void write_rows(const DecodeParams& p, const BlockPlace& at, const float* sums,
                                   const float2* row_ml) {
+#pragma unroll 1
   for (int i = threadIdx.x; i < at.n_pairs * VD / 4; i += blockDim.x) {
     const int row = i / (VD / 4), col = i % (VD / 4) * 4;
     const float inverse = inverse_weight(p, at, row, row_ml[row].x, row_ml[row].y);
@@ -136,6 +140,7 @@ template <int VD>
 __device__ inline void publish(const DecodeParams& p, const BlockPlace& at, const float* sums,
                                const float2* row_ml, std::uint32_t tag) {
   uint4* to = partial_of<VD>(p, at, at.split);
+#pragma unroll 1
   for (int i = threadIdx.x; i < at.n_pairs * (VD / 2 + 1); i += blockDim.x) {
     const int row = i / (VD / 2 + 1), pair = i % (VD / 2 + 1);
     const float2 v = pair == VD / 2

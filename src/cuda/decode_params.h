@@ -13,6 +13,9 @@ inline constexpr int kTermStride =
     20;  // floats per t: 16 terms of a lane's keys and padding against bank conflicts
 inline constexpr int kSummaryBytes = 16;
 
+// Warps of a thread block: as many as registers for the sums of values allow.
+GTQ_HD constexpr int most_warps(int head_dim_v) { return head_dim_v <= 64 ? 16 : head_dim_v <= 128 ? 12 : 8; }
+
 struct WorkspaceHeader {
   std::uint32_t epoch, n_finished;
   std::uint32_t unused[62];

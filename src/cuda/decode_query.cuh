@@ -19,21 +19,20 @@ namespace gtq::cuda {
 inline constexpr float kSmallMean = 0.25f;  // log2 units: mean groups below need one product (decode_mean.cuh)
 inline constexpr float kQueryMax = 127.0f * 128.0f;
 
-// Where (row, head) pair `pair` of a tile's KV head lies.
-__device__ __forceinline__ const float* query_row(const DecodeParams& p, int batch, int kv_head, int pair) {
-  return p.q + batch * p.q_batch_stride + (pair / p.group) * p.q_row_stride +
-         (kv_head * p.group + pair % p.group) * p.q_head_stride;
-}
-
-__device__ inline void load_queries(const DecodeParams& p, int batch, int kv_head, int tile, float* raw) {
+// A warp loads a row.
+__device__ inline void load_queries(const DecodeParams& p, int batch, int kv_head, int tile, int warp, int lane,
+                                    float* raw) {
   const int d = p.layer.head_dim_k;
-  for (int i = threadIdx.x * 4; i < kRows * d; i += blockDim.x * 4) {
-    const int pair = tile * kRows + i / d;
-    float4 v = make_float4(0, 0, 0, 0);
-    if (pair < p.group * p.n_rows) {
-      v = *reinterpret_cast<const float4*>(query_row(p, batch, kv_head, pair) + i % d);
+#pragma unroll 1
+  for (int row = warp; row < kRows; row += p.n_warps) {
+    const int pair = tile * kRows + row, query = pair / p.group, head = kv_head * p.group + pair % p.group;
+    const float* from = p.q + batch * p.q_batch_stride + query * p.q_row_stride + head * p.q_head_stride;
+#pragma unroll 1
+    for (int i = lane * 4; i < d; i += 128) {
+      float4 v = make_float4(0, 0, 0, 0);
+      if (query < p.n_rows) v = *reinterpret_cast<const float4*>(from + i);
+      *reinterpret_cast<float4*>(raw + row * d + i) = v;
     }
-    *reinterpret_cast<float4*>(raw + i) = v;
   }
 }
 
@@ -70,6 +69,7 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
                                          const float* raw, int warp, int lane, uint2* query, float* row_scale) {
   constexpr int kParts = kMaxGroups * 16 / 128;
   const int d = p.layer.head_dim_k;
+#pragma unroll 1
   for (int row = warp; row < kRows; row += p.n_warps) {
     float x[kParts][4];
     float largest = 0;
@@ -101,6 +101,7 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
                                          const float* values, const float* raw, float4* mean,
                                          std::uint32_t* big) {
   const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
+#pragma unroll 1
   for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
     // Two rope_blocks of a row: lane 4 g + t of a mean group.
     const int c = i / (n_blocks * 4), rest = i % (n_blocks * 4), group = rest / 32, lane = rest % 32;
@@ -122,6 +123,7 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
 }
 
 __device__ inline void load_block(const uint4* from, int n_bytes, std::uint8_t* to) {
+#pragma unroll 4
   for (int i = threadIdx.x; i < n_bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = from[i];
 }
 

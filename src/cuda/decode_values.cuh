@@ -10,19 +10,23 @@ namespace gtq::cuda {
 template <int VD, int B>
 __device__ __forceinline__ void add_values_of(const std::uint8_t* unit, const Luts& luts, int lane,
                                               const std::uint32_t (&weights)[2][4], int (&o)[VD / 8][4]) {
-#pragma unroll
+  // Rolled: a warp that has one page spends much of its time fetching code.
+  std::uint32_t a[4] = {weights[0][0], weights[0][1], weights[0][2], weights[0][3]};
+#pragma unroll 1
   for (int half = 0; half < 2; ++half) {
 #pragma unroll
     for (int part = 0; part < VD / 32; ++part) {
       std::uint32_t w[B], r[8];
-      load_words<B>(unit + (half * (VD / 32) + part) * 128 * B, lane, w);
+      load_words<B>(unit + part * 128 * B, lane, w);
       expand<B>(w, luts, r);
 #pragma unroll
       for (int z = 0; z < 4; ++z) {
-        mma_u8s8(o[part * 4 + z], weights[half][0], weights[half][1], weights[half][2], weights[half][3],
-                 r[2 * z], r[2 * z + 1]);
+        mma_u8s8(o[part * 4 + z], a[0], a[1], a[2], a[3], r[2 * z], r[2 * z + 1]);
       }
     }
+    unit += VD / 32 * 128 * B;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = weights[1][i];
   }
 }
 

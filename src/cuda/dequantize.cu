@@ -11,6 +11,8 @@
 // src/reference/codec.cc.
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "cuda/decode_mean.cuh"
 #include "cuda/layer.h"
 #include "cuda/page_codes.cuh"
@@ -172,8 +174,8 @@ void dequantize(const Layer& layer, const Cache& cache, std::int64_t first_page,
                      n_cells,
                      reinterpret_cast<__half*>(keys),
                      reinterpret_cast<__half*>(values)};
-  const int page_bytes = impl.max_key_bytes > impl.max_value_bytes ? impl.max_key_bytes : impl.max_value_bytes;
-  const int d = impl.view.head_dim_k > impl.view.head_dim_v ? impl.view.head_dim_k : impl.view.head_dim_v;
+  const int page_bytes = static_cast<int>(std::max(impl.view.key_bytes, impl.view.value_bytes));
+  const int d = std::max(impl.view.head_dim_k, impl.view.head_dim_v);
   const int shared_bytes = page_bytes + kCells * d * 2;
   check(cudaFuncSetAttribute(dequantize_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
         "reserve shared memory for dequantize");

@@ -144,9 +144,14 @@ void put(std::vector<std::uint8_t>& block, int at, const std::vector<T>& items) 
   if (!items.empty()) std::memcpy(block.data() + at, items.data(), items.size() * sizeof(T));
 }
 
-void add_decode_block(const HeadPlan& plan, const Rope& rope, HeadTable& head, Blob& blob) {
+int n_mean_groups(const HeadPlan& plan) {
+  const auto n_centred = std::ranges::count_if(plan.centred, [](std::uint8_t x) { return x != 0; });
+  return (static_cast<int>(n_centred) + kMeanBlocks - 1) / kMeanBlocks;
+}
+
+// Appends the head's DecodeBlock with room for n_groups mean groups.
+void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std::vector<std::uint8_t>& all) {
   const std::vector<int> blocks = centred_blocks(plan, rope);
-  const int n_groups = (static_cast<int>(blocks.size()) + kMeanBlocks - 1) / kMeanBlocks;
   const std::size_t n = static_cast<std::size_t>(n_groups) * kMeanBlocks;
   std::vector<std::uint16_t> dims(2 * n);
   std::vector<float> values(2 * n * kMeans);
@@ -179,21 +184,25 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, HeadTable& head, B
       }
     }
   }
-  head.n_mean_groups = static_cast<std::uint32_t>(n_groups);
-  std::vector<float> gain;
+  std::vector<float> gain, signs;
   for (int slot = 0; slot < plan.head_dim_k; ++slot) {
     gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) /
                    4);
   }
-  const DecodeBlock parts = decode_block(plan.head_dim_k, n_groups);
+  for (int i = 0; i < plan.head_dim_v; ++i) signs.push_back(rotation_sign(1, i));
+  DecodeScalars scalars{0, n_mean_groups(plan), plan.v_rms * codebook_step(plan.v_width)};
+  for (const std::uint8_t width : plan.widths) scalars.group_counts += 1u << (5 * (width - 1));
+  const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups);
   std::vector<std::uint8_t> block(parts.bytes);
   put(block, parts.basis, basis);
   put(block, parts.gain, gain);
+  put(block, parts.value_signs, signs);
   put(block, parts.mean_values, values);
   put(block, parts.half_turns, half_turns);
   put(block, parts.dims, plan.dims);
   put(block, parts.mean_dims, dims);
-  head.decode_block = reinterpret_cast<const uint4*>(blob.add(block));
+  put(block, parts.scalars, std::vector<DecodeScalars>{scalars});
+  all.insert(all.end(), block.begin(), block.end());
 }
 
 HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
@@ -203,8 +212,6 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   head.key_bytes = static_cast<std::uint32_t>(kPageTokens * codec.key_codec(kv_head).row_bytes());
   head.value_bytes = static_cast<std::uint32_t>(kPageTokens * codec.value_codec(kv_head).row_bytes());
   head.v_rms = plan.v_rms;
-  head.v_gain = plan.v_rms * codebook_step(plan.v_width);
-  for (const std::uint8_t width : plan.widths) head.group_counts += 1u << (5 * (width - 1));
   std::vector<int> block_of_dim(plan.head_dim_k);
   for (int i = 0; i < rope.n_blocks(); ++i) block_of_dim[rope.first(i)] = i;
   std::vector<std::uint8_t> centred;
@@ -225,7 +232,6 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   head.pair_centred = blob.add(centred);
   head.pair_theta = blob.add(theta);
   head.pair_half_turns = blob.add(half_turns);
-  add_decode_block(plan, rope, head, blob);
   return head;
 }
 
@@ -239,7 +245,6 @@ void relocate_head(HeadTable& head, const void* base) {
   relocate(head.pair_centred, base);
   relocate(head.pair_theta, base);
   relocate(head.pair_half_turns, base);
-  relocate(head.decode_block, base);
 }
 
 void read_device_limits(Layer::Impl& impl) {
@@ -288,11 +293,16 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
     view.value_page_bytes += head.value_bytes;
     view.key_token_bytes += head.key_bytes / kPageTokens;
     view.value_token_bytes += head.value_bytes / kPageTokens;
-    impl_->max_key_bytes = std::max(impl_->max_key_bytes, static_cast<int>(head.key_bytes));
-    impl_->max_value_bytes = std::max(impl_->max_value_bytes, static_cast<int>(head.value_bytes));
-    impl_->max_mean_groups = std::max(impl_->max_mean_groups, static_cast<int>(head.n_mean_groups));
+    view.key_bytes = head.key_bytes;
+    view.value_bytes = head.value_bytes;
+    view.n_mean_groups = std::max(view.n_mean_groups, n_mean_groups(codec.plan(h)));
     heads.push_back(head);
   }
+  std::vector<std::uint8_t> decode_blocks;
+  for (int h = 0; h < n_kv_heads; ++h) {
+    add_decode_block(codec.plan(h), codec.rope(), view.n_mean_groups, decode_blocks);
+  }
+  view.decode_blocks = reinterpret_cast<const uint4*>(blob.add(decode_blocks));
   impl_->luts = make_luts();
   view.codec = blob.add(std::vector<CodecTable>{make_codec_table()});
   const std::size_t heads_at = (blob.bytes().size() + 15) / 16 * 16;
@@ -300,6 +310,7 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
   check(cudaMalloc(&impl_->memory, n_bytes), "allocate GPU memory for a layer's tables");
   for (HeadTable& head : heads) relocate_head(head, impl_->memory);
   relocate(view.codec, impl_->memory);
+  relocate(view.decode_blocks, impl_->memory);
   char* base = static_cast<char*>(impl_->memory);
   view.heads = reinterpret_cast<const HeadTable*>(base + heads_at);
   check(cudaMemcpy(base, blob.bytes().data(), blob.bytes().size(), cudaMemcpyHostToDevice),

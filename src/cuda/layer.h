@@ -20,8 +20,6 @@ struct Layer::Impl {
   Luts luts{};
   int n_sms = 0;
   int max_shared_bytes = 0;  // of a thread block
-  // Largest of any head:
-  int max_key_bytes = 0, max_value_bytes = 0, max_mean_groups = 0;
 };
 
 }  // namespace gtq::cuda

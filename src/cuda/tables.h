@@ -23,12 +23,10 @@ struct Luts {
 
 // One KV head. Pointers are into the same device allocation.
 struct HeadTable {
-  std::uint32_t group_counts;            // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
-  std::uint32_t key_bytes, value_bytes;  // of a page of this head
+  std::uint32_t key_bytes, value_bytes;            // of a page of this head
   std::uint32_t key_offset, value_offset;          // in a page of all heads
   std::uint32_t key_row_offset, value_row_offset;  // in a token row of all heads
-  std::uint32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
-  float v_rms, v_gain;          // v_gain = v_rms * step of the value codebook
+  float v_rms;
 
   const std::uint8_t* widths;  // [n_groups]
   const std::uint16_t* dims;   // [head_dim_k] slot -> dim
@@ -40,29 +38,40 @@ struct HeadTable {
   const std::uint8_t* pair_centred;      // [head_dim_k / 2]
   const double* pair_theta;              // [head_dim_k / 2] radians per position
   const std::uint64_t* pair_half_turns;  // [head_dim_k / 2] theta / (4 pi) as 0.64 fixed point
-  const uint4* decode_block;             // what decode keeps in shared memory; parts: DecodeBlock
 };
 
-// Parts of HeadTable::decode_block, byte offsets; every part is a multiple of 16 bytes. n = 8 n_mean_groups.
+// What decode keeps of a KV head in shared memory: one run of bytes that a thread block loads at once. Byte
+// offsets of its parts, all multiples of 16; n = 8 mean groups of the head that has most, zeros where a head
+// has fewer.
 struct DecodeBlock {
   int basis;        // [n / 8][4 tiles][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
   int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
+  int value_signs;  // [head_dim_v] f32
   int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks
   int half_turns;   // [n] u64, as pair_half_turns
   int dims;         // [head_dim_k] u16, slot -> dim
   int mean_dims;    // [n][2] u16, dims of the centred rope_blocks
+  int scalars;      // DecodeScalars
   int bytes;
 };
 
-GTQ_HD DecodeBlock decode_block(int head_dim_k, int n_mean_groups) {
+struct alignas(16) DecodeScalars {
+  std::uint32_t group_counts;  // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
+  std::int32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
+  float v_gain;                // v_rms * step of the value codebook
+};
+
+GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_groups) {
   const int n = n_mean_groups * kMeanBlocks;
   DecodeBlock b{};
   b.gain = b.basis + n * 256;
-  b.mean_values = b.gain + head_dim_k * 4;
+  b.value_signs = b.gain + head_dim_k * 4;
+  b.mean_values = b.value_signs + head_dim_v * 4;
   b.half_turns = b.mean_values + n * 16;
   b.dims = b.half_turns + n * 8;
   b.mean_dims = b.dims + head_dim_k * 2;
-  b.bytes = b.mean_dims + n * 4;
+  b.scalars = b.mean_dims + n * 4;
+  b.bytes = b.scalars + static_cast<int>(sizeof(DecodeScalars));
   return b;
 }
 
@@ -79,7 +88,10 @@ struct alignas(16) CodecTable {
 struct LayerView {
   const HeadTable* heads;
   const CodecTable* codec;
+  const uint4* decode_blocks;  // [kv_head] DecodeBlock
   int n_kv_heads, head_dim_k, head_dim_v, v_width;
+  int n_mean_groups;                                 // of the head that has most
+  std::uint32_t key_bytes, value_bytes;              // of a page of one head; all heads have the same budget
   std::uint32_t key_page_bytes, value_page_bytes;    // of all heads
   std::uint32_t key_token_bytes, value_token_bytes;  // of all heads
 };
