@@ -1,5 +1,6 @@
-# The CUDA library gtq_cuda, when GTQ_CUDA asks for it or is AUTO and a CUDA compiler is found.
-if(GTQ_CUDA STREQUAL "OFF")
+# The CUDA library gtq_cuda, when GTQ_CUDA asks for it or is AUTO and a CUDA compiler is found. Never with the host's
+# sanitizers: nvcc does not take their flags, and compute-sanitizer is the tool for kernels.
+if(GTQ_CUDA STREQUAL "OFF" OR GTQ_SANITIZE)
   return()
 endif()
 include(CheckLanguage)

@@ -144,6 +144,26 @@ void put(std::vector<std::uint8_t>& block, int at, const std::vector<T>& items) 
   if (!items.empty()) std::memcpy(block.data() + at, items.data(), items.size() * sizeof(T));
 }
 
+// B fragments of the basis (decode_mean.cuh) for whole mean groups.
+std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta) {
+  std::vector<std::uint32_t> basis;
+  for (std::size_t group = 0; group < theta.size(); group += kMeanBlocks) {
+    for (int tile = 0; tile < 4; ++tile) {
+      for (int lane = 0; lane < 32; ++lane) {
+        const double x = 8 * tile + lane / 4 + 0.5;
+        const double* first = &theta[group + 2 * (lane % 4)];
+        const auto cosine = [&](int i) { return static_cast<float>(std::cos(first[i] * x)); };
+        const auto minus_sine = [&](int i) { return static_cast<float>(-std::sin(first[i] * x)); };
+        basis.push_back(pack_halves(cosine(0), cosine(1)));
+        basis.push_back(pack_halves(minus_sine(0), minus_sine(1)));
+        basis.push_back(pack_halves(half_rest(cosine(0)), half_rest(cosine(1))));
+        basis.push_back(pack_halves(half_rest(minus_sine(0)), half_rest(minus_sine(1))));
+      }
+    }
+  }
+  return basis;
+}
+
 int n_mean_groups(const HeadPlan& plan) {
   const auto n_centred = std::ranges::count_if(plan.centred, [](std::uint8_t x) { return x != 0; });
   return (static_cast<int>(n_centred) + kMeanBlocks - 1) / kMeanBlocks;
@@ -169,21 +189,6 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std:
       }
     }
   }
-  std::vector<std::uint32_t> basis;
-  for (int group = 0; group < n_groups; ++group) {
-    for (int tile = 0; tile < 4; ++tile) {
-      for (int lane = 0; lane < 32; ++lane) {
-        const double x = 8 * tile + lane / 4 + 0.5;
-        const double* first = &theta[group * kMeanBlocks + 2 * (lane % 4)];
-        const auto cosine = [&](int i) { return static_cast<float>(std::cos(first[i] * x)); };
-        const auto minus_sine = [&](int i) { return static_cast<float>(-std::sin(first[i] * x)); };
-        basis.push_back(pack_halves(cosine(0), cosine(1)));
-        basis.push_back(pack_halves(minus_sine(0), minus_sine(1)));
-        basis.push_back(pack_halves(half_rest(cosine(0)), half_rest(cosine(1))));
-        basis.push_back(pack_halves(half_rest(minus_sine(0)), half_rest(minus_sine(1))));
-      }
-    }
-  }
   std::vector<float> gain, signs;
   for (int slot = 0; slot < plan.head_dim_k; ++slot) {
     gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) /
@@ -194,7 +199,7 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std:
   for (const std::uint8_t width : plan.widths) scalars.group_counts += 1u << (5 * (width - 1));
   const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups);
   std::vector<std::uint8_t> block(parts.bytes);
-  put(block, parts.basis, basis);
+  put(block, parts.basis, mean_basis(theta));
   put(block, parts.gain, gain);
   put(block, parts.value_signs, signs);
   put(block, parts.mean_values, values);
