@@ -60,8 +60,8 @@ def decode(backend, n_q, n_kv, batch, kv_len):
         gqa = n_q != n_kv
     with sdpa_kernel(BACKENDS[backend]):
         us = time_graph(lambda i: F.scaled_dot_product_attention(q, *caches[i], enable_gqa=gqa), n)
-    print(f"{backend:5} f16  {n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K  {us:8.2f} us  {n_bytes / us * 1e-6:5.2f} TB/s",
-          flush=True)
+    shape = f"{n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K"
+    print(f"{backend:5} f16  {shape}  {us:8.2f} us  {n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
 
 
 def prefill(n_q, n_kv, n_rows, kv_len):
