@@ -40,6 +40,8 @@ class KeyCodec {
   KeyCodec(const HeadPlan& plan, const Rope& rope);
 
   std::size_t row_bytes() const { return row_bytes_; }
+  // Weight of an error of the transformed key in each quant_group, the largest 1.
+  const std::vector<float>& group_weights() const { return group_weight_; }
   // key: head_dim floats after RoPE at `position`. Values that are not finite are coded as 0.
   void encode(const float* key, std::int32_t position, std::uint8_t* row) const;
   void decode(const std::uint8_t* row, std::int32_t position, float* key) const;

@@ -1,0 +1,111 @@
+// Launch of the decode kernel (decode_kernel.cuh).
+#include "cuda/decode_kernel.cuh"
+#include "cuda/decode_plan.h"
+#include "gtq/error.h"
+
+namespace gtq::cuda {
+namespace {
+
+void check_call(const DecodeCall& call) {
+  const LayerView& layer = call.layer->impl().view;
+  if (call.n_rows < 1 || call.n_rows > 8) throw Error("decode on the GPU takes 1 to 8 query rows per sequence");
+  if (call.n_q_heads <= 0 || call.n_q_heads % layer.n_kv_heads != 0) {
+    throw Error("the number of query heads must be a multiple of the number of KV heads");
+  }
+  if (call.sequences.batch < 1 || call.sequences.batch > 65535 || call.sequences.kv_len < 0) {
+    throw Error("decode on the GPU takes 1 to 65535 sequences");
+  }
+  if (call.workspace == nullptr) throw Error("decode on the GPU needs a workspace");
+}
+
+DecodeParams make_params(const DecodeCall& call) {
+  const Layer::Impl& layer = call.layer->impl();
+  DecodeParams p{};
+  p.layer = layer.view;
+  p.luts = layer.luts;
+  p.key_pages = call.cache.key_pages;
+  p.value_pages = call.cache.value_pages;
+  p.summaries = call.cache.summaries;
+  p.positions = call.cache.positions;
+  p.indptr = call.sequences.indptr;
+  p.indices = call.sequences.indices;
+  p.last_page_len = call.sequences.last_page_len;
+  p.kv_len = call.sequences.kv_len;
+  p.pages_per_sequence = call.sequences.pages_per_sequence;
+  p.q = call.q;
+  p.q_batch_stride = call.q_batch_stride;
+  p.q_row_stride = call.q_row_stride;
+  p.q_head_stride = call.q_head_stride;
+  p.out = call.out;
+  p.out_batch_stride = call.out_batch_stride;
+  p.out_row_stride = call.out_row_stride;
+  p.out_head_stride = call.out_head_stride;
+  p.mask = call.mask;
+  p.mask_batch_stride = call.mask_batch_stride;
+  p.mask_row_stride = call.mask_row_stride;
+  p.sinks = call.sinks;
+  p.logit_scale = call.sm_scale * 1.44269504f;
+  p.softcap = call.logit_softcap;
+  p.alibi_max_bias = call.alibi_max_bias;
+  p.n_q_heads = call.n_q_heads;
+  p.n_rows = call.n_rows;
+  p.header = static_cast<WorkspaceHeader*>(call.workspace);
+  p.partials = reinterpret_cast<uint2*>(p.header + 1);
+  return p;
+}
+
+template <int VD, bool kShaped>
+void launch(const DecodeParams& p, int batch, int shared_bytes, Stream stream) {
+  const auto kernel = decode_kernel<VD, kShaped>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "reserve shared memory for decode");
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_tiles, batch);
+  config.blockDim = dim3(32 * p.n_warps);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = p.n_splits > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, p), "start the GPU kernel decode");
+}
+
+template <int VD>
+void launch_shape(const DecodeParams& p, int batch, int shared_bytes, Stream stream) {
+  if (p.mask != nullptr || p.softcap > 0.0f) {
+    launch<VD, true>(p, batch, shared_bytes, stream);
+  } else {
+    launch<VD, false>(p, batch, shared_bytes, stream);
+  }
+}
+
+}  // namespace
+
+std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows) {
+  (void)batch, (void)n_q_heads, (void)n_rows;  // splits are only made while they fit the GPU at once
+  const Layer::Impl& impl = layer.impl();
+  return sizeof(WorkspaceHeader) +
+         static_cast<std::size_t>(impl.n_sms) * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
+}
+
+void decode(const DecodeCall& call, Stream stream) {
+  check_call(call);
+  DecodeParams p = make_params(call);
+  const int shared_bytes = plan_decode(call.layer->impl(), call, p);
+  switch (p.layer.head_dim_v) {
+    case 64:
+      return launch_shape<64>(p, call.sequences.batch, shared_bytes, stream);
+    case 96:
+      return launch_shape<96>(p, call.sequences.batch, shared_bytes, stream);
+    case 128:
+      return launch_shape<128>(p, call.sequences.batch, shared_bytes, stream);
+    case 256:
+      return launch_shape<256>(p, call.sequences.batch, shared_bytes, stream);
+    default:
+      throw Error("decode on the GPU supports value heads of 64, 96, 128 and 256 dims");
+  }
+}
+
+}  // namespace gtq::cuda

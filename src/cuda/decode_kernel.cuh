@@ -1,0 +1,343 @@
+// Attention of up to 8 (row, head) pairs of one KV head over packed pages.
+//
+// Grid: (split, kv_head * tile, sequence); a tile is 8 pairs, pair = row * group + head in the group. A thread
+// block takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every
+// n_warps-th of them, each with a private ring of stages and no block barrier in between. Per page a warp
+// computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point weights
+// (decode_softmax) and integer sums of values (decode_values). Lane = 4 g + t: row g; keys 8 r + 2 t + e of a
+// page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e. Accuracy: relative L2 of a row under 1e-3; 15-bit
+// queries, 16-bit weights, exact levels, f32 norms and sums. Reference: src/reference/attention.cc.
+#pragma once
+
+#include "cuda/decode_mean.cuh"
+#include "cuda/decode_merge.cuh"
+#include "cuda/decode_query.cuh"
+#include "cuda/decode_scores.cuh"
+#include "cuda/decode_values.cuh"
+#include "cuda/page_copy.cuh"
+
+namespace gtq::cuda {
+
+struct SequencePages {
+  long long first;  // into indices, or the first page
+  int n_pages;
+  long long n_keys;
+};
+
+__device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, int batch) {
+  if (p.indptr == nullptr) {
+    return {batch * p.pages_per_sequence, static_cast<int>((p.kv_len + kCells - 1) / kCells), p.kv_len};
+  }
+  const int first = p.indptr[batch], n = p.indptr[batch + 1] - first;
+  return {first, n, n == 0 ? 0 : static_cast<long long>(n - 1) * kCells + p.last_page_len[batch]};
+}
+
+__device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
+  if (p.indices == nullptr) return static_cast<std::uint32_t>(first + i);
+  return static_cast<std::uint32_t>(__shfl_sync(~0u, p.indices[first + i], 0));
+}
+
+// Where the pages of a KV head are.
+struct PageBases {
+  const std::uint8_t *keys, *values;
+  std::uint32_t key_stride, value_stride;
+  const PageSummary* summaries;
+
+  __device__ __forceinline__ PageSource operator()(std::uint32_t page) const {
+    return {keys + static_cast<std::uint64_t>(page) * key_stride,
+            values + static_cast<std::uint64_t>(page) * value_stride,
+            summaries != nullptr ? summaries + page : nullptr};
+  }
+};
+
+// f32 terms of a page in the order a lane reads them: [kTermStride t + 2 r + e].
+struct PageTerms {
+  float* key_norms;  // negative where the mean index is 0
+  float* value_norms;
+  float* log_norms;
+};
+
+__device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
+  const float norm = exp2_fast(static_cast<float>(byte & 127) * 0.0625f - 3.0f);
+  return (byte & 128) != 0 ? norm : -norm;
+}
+
+// Returns bit c: some key has mean index c.
+__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms,
+                                                    const std::uint8_t* value_norms, const PageTerms& terms,
+                                                    int lane) {
+  std::uint32_t keys = reinterpret_cast<const std::uint16_t*>(key_norms)[lane];
+  std::uint32_t values = reinterpret_cast<const std::uint16_t*>(value_norms)[lane];
+  if (lane < 16) {  // cells 31..0 are slots 32..63
+    keys = permute(keys, 0, 0x4401);
+    values = permute(values, 0, 0x4401);
+  }
+  const int slot = lane < 16 ? 62 - 2 * lane : 2 * lane - 32;
+  const int at = kTermStride * (slot % 8 / 2) + 2 * (slot / 8);
+  const auto log_norm = [](std::uint32_t byte) {
+    return byte == 0 ? kLeastLogNorm : static_cast<float>(byte) * 0.0625f - 10.0f;
+  };
+  const std::uint32_t v0 = values & 255, v1 = values >> 8;
+  const float log0 = log_norm(v0), log1 = log_norm(v1);
+  *reinterpret_cast<float2*>(terms.key_norms + at) =
+      make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
+  *reinterpret_cast<float2*>(terms.log_norms + at) = make_float2(log0, log1);
+  *reinterpret_cast<float2*>(terms.value_norms + at) =
+      make_float2(v0 == 0 ? 0.0f : exp2_fast(log0), v1 == 0 ? 0.0f : exp2_fast(log1));
+  const bool any0 = __any_sync(~0u, (keys & 0x8080u) != 0x8080u), any1 = __any_sync(~0u, (keys & 0x8080u) != 0);
+  __syncwarp();
+  return (any0 ? 1u : 0u) | (any1 ? 2u : 0u);
+}
+
+// What is known of a page besides its bytes.
+struct PageView {
+  int index;  // in the sequence
+  std::uint64_t valid;
+  int start;
+  bool regular;
+};
+
+__device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::uint8_t* summary, int index,
+                                              long long n_keys) {
+  PageView view{index, ~0ull, index * kCells, true};
+  if (p.summaries != nullptr) {
+    const PageSummary s = *reinterpret_cast<const PageSummary*>(summary);
+    view.valid = s.occupied;
+    view.start = s.start;
+    view.regular = s.regular != 0;
+  }
+  const long long left = n_keys - static_cast<long long>(index) * kCells;
+  if (left < kCells) view.valid &= (1ull << left) - 1;
+  return view;
+}
+
+// v = u * scale + offset + mean-key term. which: bit c, some key has mean index c.
+__device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
+                                         long long first, std::uint32_t which, const float* key_norms,
+                                         float scale, float offset, int lane, float (&v)[16]) {
+  if (view.regular) page_phases(mean, view.start, lane);
+  const std::int32_t* positions =
+      view.regular ? nullptr
+                   : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
+  float bias[4][4];
+  const auto compute = [&](int c) {
+    if (view.regular) {
+      regular_bias(mean, c, offset, lane, bias);
+    } else {
+      irregular_bias(mean, c, positions, offset, lane, bias);
+    }
+  };
+  if (which != 3) {
+    compute(which >> 1);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] *= scale;
+#pragma unroll 1
+  for (int c = 0; c < kMeans; ++c) {
+    compute(c);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const bool mine = (key_norms[i] > 0.0f) == (c == 1);
+      v[i] += mine ? bias[i / 2 % 4][2 * (i / 8) + i % 2] : 0.0f;
+    }
+  }
+}
+
+__device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if ((valid >> cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2) & 1) == 0) v[i] = kExcluded;
+  }
+}
+
+// Logit softcap, then slope times mask.
+__device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockPlace& at, const PageView& view,
+                                             float slope, float offset, int lane, float (&v)[16]) {
+  constexpr float kLog2E = 1.44269504f;
+  if (p.softcap > 0.0f) {
+    const float cap = p.softcap * kLog2E;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[i] = cap * tanhf((v[i] - offset) / cap) + offset;
+  }
+  const int row = lane / 4;
+  if (p.mask == nullptr || row >= at.n_pairs) return;
+  const std::uint16_t* mask = p.mask + at.batch * p.mask_batch_stride +
+                              ((at.tile * kRows + row) / p.group) * p.mask_row_stride +
+                              static_cast<long long>(view.index) * kCells;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int cell = cell_of_slot(8 * (i / 2) + 2 * (lane % 4) + i % 2);
+    if ((view.valid >> cell & 1) == 0) continue;
+    const float bias = __half2float(*reinterpret_cast<const __half*>(mask + cell));
+    v[i] = bias == -INFINITY ? kExcluded : v[i] + slope * kLog2E * bias;
+  }
+}
+
+__device__ __forceinline__ float alibi_slope(const DecodeParams& p, int head) {
+  if (p.alibi_max_bias <= 0.0f) return 1.0f;
+  const int n = 1 << (31 - __clz(p.n_q_heads));
+  const float n_f = static_cast<float>(n);
+  return head < n ? exp2f(-p.alibi_max_bias / n_f * static_cast<float>(head + 1))
+                  : exp2f(-p.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
+}
+
+// What a warp needs for a page besides its bytes and the state of the softmax.
+struct WarpContext {
+  const uint2* query;
+  PageTerms terms;
+  MeanTables mean;
+  std::uint32_t group_counts;
+  int lane;
+  float scale, slope;  // of the lane's row
+  long long first;     // of the sequence's pages
+};
+
+// log2 logits plus offset of the lane's 16 keys.
+template <bool kShaped>
+__device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPlace& at,
+                                            const WarpContext& warp, const std::uint8_t* keys,
+                                            const PageView& view, std::uint32_t which, float offset,
+                                            float (&v)[16]) {
+  const float* key_norms = warp.terms.key_norms + kTermStride * (warp.lane % 4);
+  int acc[8][4];
+  score_page(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const float4 norm = reinterpret_cast<const float4*>(key_norms)[k];
+    const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int* part = acc[2 * k + j / 2];
+      v[4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
+    }
+  }
+  if (warp.mean.n_groups > 0) {
+    add_mean(p, warp.mean, view, warp.first, which, key_norms, warp.scale, offset, warp.lane, v);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], warp.scale, offset);
+  }
+  if constexpr (kShaped) shape_logits(p, at, view, warp.slope, offset, warp.lane, v);
+  if (view.valid != ~0ull) exclude(view.valid, warp.lane, v);
+}
+
+// Sums of the block's warps -> output.
+template <int VD>
+__device__ __forceinline__ void finish_block(const DecodeParams& p, const BlockPlace& at,
+                                             const SoftmaxState<VD>& state, float* sums,
+                                             const float* value_signs, float v_gain, int warp, int lane,
+                                             std::uint32_t tag) {
+  __shared__ float2 warp_ml[most_warps(VD) * kRows], row_ml[kRows];
+  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
+  __syncthreads();
+  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
+  __syncthreads();
+#pragma unroll 1
+  for (int row = warp; row < at.n_pairs; row += p.n_warps) {
+    untransform<VD>(value_signs, v_gain, sums + row * kReduceStride<VD>, lane);
+  }
+  __syncthreads();
+  if (p.n_splits == 1) {
+    write_rows<VD>(p, at, sums, row_ml);
+    return;
+  }
+  publish<VD>(p, at, sums, row_ml, tag);
+  merge_splits<VD>(p, at, warp, lane, tag);
+  finish_launch(p, tag);
+}
+
+template <int VD, bool kShaped>
+__global__ void __launch_bounds__(32 * most_warps(VD), 1)
+    decode_kernel(const __grid_constant__ DecodeParams p) {
+  extern __shared__ __align__(128) std::uint8_t shared[];
+  __shared__ std::uint64_t barriers[most_warps(VD) * PageRing::kMaxStages];
+  __shared__ float row_scale[kRows];
+  __shared__ std::uint32_t big;
+  // The shuffle tells the compiler that it is the same in all lanes.
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
+  const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
+                      min(kRows, p.group * p.n_rows - tile * kRows)};
+  const int key_bytes = static_cast<int>(p.layer.key_bytes),
+            value_bytes = static_cast<int>(p.layer.value_bytes);
+  const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
+
+  const SequencePages pages = sequence_pages(p, at.batch);
+  const int begin = static_cast<int>(static_cast<long long>(pages.n_pages) * at.split / p.n_splits);
+  const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
+  PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
+                barriers + warp * PageRing::kMaxStages, lane);
+  const PageBases source{p.key_pages + kv_head * key_bytes, p.value_pages + kv_head * value_bytes,
+                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
+  int next = begin + warp;
+#pragma unroll 1
+  for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {
+    ring.issue(source(next < end ? physical_page(p, pages.first, next) : 0), next < end);
+  }
+  std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
+
+  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
+  uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
+  float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
+  std::uint8_t* block = shared + p.smem_block;
+  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
+  if (threadIdx.x == 0) big = 0;
+  load_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
+             block);
+  load_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  __syncthreads();
+  const DecodeScalars scalars = *reinterpret_cast<const DecodeScalars*>(block + parts.scalars);
+  transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
+                    reinterpret_cast<const float*>(block + parts.gain), raw, warp, lane, query, row_scale);
+  mean_coefficients(p, p.layer.n_mean_groups, reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
+                    reinterpret_cast<const float*>(block + parts.mean_values), raw, coefficients, &big);
+  __syncthreads();
+
+  float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
+  const WarpContext context{
+      query,
+      {terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride},
+      {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
+       reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
+       reinterpret_cast<float2*>(terms_at + 12 * kTermStride), big, scalars.n_mean_groups, p.mean_lanes},
+      scalars.group_counts,
+      lane,
+      row_scale[lane / 4],
+      kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f,
+      pages.first};
+  const int lane_terms = kTermStride * (lane % 4);
+
+  SoftmaxState<VD> state;
+#pragma unroll
+  for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
+  int until_halved = kHalvePages;
+#pragma unroll 1
+  for (int i = begin + warp; i < end; i += p.n_warps) {
+    const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
+    const std::uint32_t which = load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
+    const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
+    float v[16];
+    page_logits<kShaped>(p, at, context, keys, view, which, state.offset, v);
+    std::uint32_t weights[2][4];
+    softmax_page<VD>(v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
+                     reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state, weights);
+    add_values<VD>(p.layer.v_width, values, p.luts, lane, weights, state.o);
+    if (--until_halved == 0) {
+      raise(state, 1.0f);
+      until_halved = kHalvePages;
+    }
+    ring.release();
+    ring.issue(source(next_page), next < end);
+    next += p.n_warps;
+    next_page = next < end ? physical_page(p, pages.first, next) : 0;
+  }
+  __syncthreads();  // the ring is free
+  finish_block<VD>(p, at, state, reinterpret_cast<float*>(shared),
+                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane, tag);
+}
+
+}  // namespace gtq::cuda

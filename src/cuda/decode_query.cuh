@@ -1,0 +1,130 @@
+// Queries of a thread block -> integer fragments and coefficients of the mean-key term.
+//
+//   raw        [8][head_dim_k] f32: the rows as given, zeros past the last pair
+//   query      [quant_group][32 lanes] uint2 {high, low}: lane 4 g + t holds row g, coded slots 4 t ..+3 as
+//   bytes of
+//              x = 128 high + low, the transformed query times the codebook step on a 15-bit grid of its row
+//   row_scale  [8]: log2 logit = row_scale * (x . levels) * key norm
+//   mean       [2 means][mean_group][32 lanes] float4: lane 4 g + t holds conj(q) mu of rope_blocks 2 t and 2 t
+//   + 1
+//              (re, im, re, im) times logit_scale
+//   big        bit per mean group: some coefficient is above kSmallMean
+// A warp does a row; a lane 4 neighbouring slots of every 128. Rounding: 2^-15 of the row's largest element.
+#pragma once
+
+#include "cuda/decode_params.h"
+
+namespace gtq::cuda {
+
+inline constexpr float kSmallMean = 0.25f;  // log2 units: mean groups below need one product (decode_mean.cuh)
+inline constexpr float kQueryMax = 127.0f * 128.0f;
+
+// A warp loads a row.
+__device__ inline void load_queries(const DecodeParams& p, int batch, int kv_head, int tile, int warp, int lane,
+                                    float* raw) {
+  const int d = p.layer.head_dim_k;
+#pragma unroll 1
+  for (int row = warp; row < kRows; row += p.n_warps) {
+    const int pair = tile * kRows + row, query = pair / p.group, head = kv_head * p.group + pair % p.group;
+    const float* from = p.q + batch * p.q_batch_stride + query * p.q_row_stride + head * p.q_head_stride;
+#pragma unroll 1
+    for (int i = lane * 4; i < d; i += 128) {
+      float4 v = make_float4(0, 0, 0, 0);
+      if (query < p.n_rows) v = *reinterpret_cast<const float4*>(from + i);
+      *reinterpret_cast<float4*>(raw + row * d + i) = v;
+    }
+  }
+}
+
+// 16-point Sylvester Hadamard without its norm over 4 lanes of 4 elements.
+__device__ __forceinline__ void hadamard_16(float (&x)[4], int lane) {
+  const float a = x[0] + x[1], b = x[0] - x[1], c = x[2] + x[3], d = x[2] - x[3];
+  x[0] = a + c;
+  x[1] = b + d;
+  x[2] = a - c;
+  x[3] = b - d;
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float other = __shfl_xor_sync(~0u, x[i], bit);
+      x[i] = (lane & bit) != 0 ? other - x[i] : x[i] + other;
+    }
+  }
+}
+
+__device__ __forceinline__ uint2 split_query(const float (&x)[4], float inverse) {
+  uint2 bytes = make_uint2(0, 0);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int whole = __float2int_rn(x[i] * inverse);
+    const int high = (whole + 64) >> 7, low = whole - high * 128;
+    bytes.x |= static_cast<std::uint32_t>(high & 255) << (8 * i);
+    bytes.y |= static_cast<std::uint32_t>(low & 255) << (8 * i);
+  }
+  return bytes;
+}
+
+__device__ inline void transform_queries(const DecodeParams& p, const std::uint16_t* dims, const float* gain,
+                                         const float* raw, int warp, int lane, uint2* query, float* row_scale) {
+  constexpr int kParts = kMaxGroups * 16 / 128;
+  const int d = p.layer.head_dim_k;
+#pragma unroll 1
+  for (int row = warp; row < kRows; row += p.n_warps) {
+    float x[kParts][4];
+    float largest = 0;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int slot = part * 128 + lane * 4;
+      if (part * 128 >= d) break;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        x[part][i] = slot < d ? raw[row * d + dims[slot + i]] * gain[slot + i] : 0.0f;
+      }
+      hadamard_16(x[part], lane);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(x[part][i]));
+    }
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, bit));
+    const float inverse = largest > 0.0f ? kQueryMax / largest : 0.0f;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int slot = part * 128 + lane * 4;
+      if (slot < d) query[slot / 16 * 32 + row * 4 + (slot % 16) / 4] = split_query(x[part], inverse);
+    }
+    if (lane == 0) row_scale[row] = largest / kQueryMax * p.logit_scale;
+  }
+}
+
+__device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_groups, const std::uint16_t* dims,
+                                         const float* values, const float* raw, float4* mean,
+                                         std::uint32_t* big) {
+  const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
+    // Two rope_blocks of a row: lane 4 g + t of a mean group.
+    const int c = i / (n_blocks * 4), rest = i % (n_blocks * 4), group = rest / 32, lane = rest % 32;
+    const float* q = raw + (lane / 4) * d;
+    float parts[4];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int block = group * kMeanBlocks + 2 * (lane % 4) + e;
+      const float* mu = values + (c * n_blocks + block) * 2;
+      const float q0 = q[dims[2 * block]], q1 = q[dims[2 * block + 1]];
+      parts[2 * e] = (q0 * mu[0] + q1 * mu[1]) * p.logit_scale;
+      parts[2 * e + 1] = (q0 * mu[1] - q1 * mu[0]) * p.logit_scale;
+    }
+    mean[c * p.mean_lanes + rest] = make_float4(parts[0], parts[1], parts[2], parts[3]);
+    const float largest =
+        fmaxf(fmaxf(fabsf(parts[0]), fabsf(parts[1])), fmaxf(fabsf(parts[2]), fabsf(parts[3])));
+    if (largest > kSmallMean) atomicOr(big, 1u << group);
+  }
+}
+
+__device__ inline void load_block(const uint4* from, int n_bytes, std::uint8_t* to) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < n_bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = from[i];
+}
+
+}  // namespace gtq::cuda

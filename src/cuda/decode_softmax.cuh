@@ -1,0 +1,105 @@
+// Online softmax of a warp in log2 units, with fixed-point weights for the 8-bit product with the values.
+//
+//   v_j = u_j - m + 13                 u_j: log2 logit, m: reference of the row
+//   s_j = v_j + log2(value norm_j)     size of a key's contribution
+//   w_j = 2^(s_j)                      rounded to 16 bits; s_j <= 16 always
+//   l   = sum of 2^(v_j)               f32
+// m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole
+// bits. Values of small norm (attention sinks have them) thus do not cost the others precision. The caller
+// makes v_j with the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
+// State per lane: row g; all four lanes of a row agree on m, each sums l and o over its own keys or dims.
+#pragma once
+
+#include "cuda/decode_params.h"
+#include "cuda/ptx.cuh"
+
+namespace gtq::cuda {
+
+inline constexpr float kWeightBits = 12.9993f;
+inline constexpr float kMostBits = 15.9993f;  // w < 2^16
+inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
+inline constexpr float kLeastLogNorm = -30.0f;
+inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
+
+template <int VD>
+struct SoftmaxState {
+  float offset = 0, l = 0;
+  float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
+  int o[VD / 8][4];           // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+
+  __device__ __forceinline__ float reference() const {
+    return most == kNoReference ? kNoReference : kWeightBits - offset;
+  }
+};
+
+// Raises the reference by `by` whole bits, at least 0.
+template <int VD>
+__device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
+  state.offset -= by;
+  state.l *= exp2_fast(-by);
+  const int shift = static_cast<int>(fminf(by, 60.0f));
+#pragma unroll
+  for (int i = 0; i < VD / 8; ++i) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const long long sum = (static_cast<long long>(state.o[i][e]) * 256 + state.o[i][2 + e]) >> shift;
+      state.o[i][e] = static_cast<int>(sum >> 8);
+      state.o[i][2 + e] = static_cast<int>(sum & 255);
+    }
+  }
+}
+
+// largest: of the lane's s_j. Returns by how much the reference rose (fell, for the first one).
+template <int VD>
+__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest) {
+  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+  const float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
+  if (state.most == kNoReference) {
+    state.offset -= by;
+    if (largest > kNoReference) state.most = kMostBits;
+  } else {
+    raise(state, by);
+  }
+  return by;
+}
+
+// v: of the lane's 16 keys. value_norms, log_norms: of the same keys.
+// weights: A fragments [half][a0..a3] of w.
+template <int VD>
+__device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value_norms, const float4* log_norms,
+                                             SoftmaxState<VD>& state, std::uint32_t (&weights)[2][4]) {
+  float largest = kExcluded;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 log_norm = log_norms[i];
+    largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
+    largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
+  }
+  if (__any_sync(~0u, largest > state.most)) {
+    const float by = move_reference(state, largest);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[i] -= by;
+  }
+  std::uint32_t w[16];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 norm = value_norms[i];
+    const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float weight = exp2_fast(v[4 * i + j]);
+      state.l += weight;
+      w[4 * i + j] = __float_as_uint(fmaf(weight, norms[j], 8388608.0f));  // low 16 bits: rounded
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const std::uint32_t first = permute(w[4 * i], w[4 * i + 1], 0x5140);
+    const std::uint32_t second = permute(w[4 * i + 2], w[4 * i + 3], 0x5140);
+    weights[i / 2][2 * (i % 2)] = permute(first, second, 0x7632);
+    weights[i / 2][2 * (i % 2) + 1] = permute(first, second, 0x5410);
+  }
+}
+
+}  // namespace gtq::cuda

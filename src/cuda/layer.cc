@@ -1,0 +1,329 @@
+// Builds and uploads the tables of a layer.
+#include "cuda/layer.h"
+
+#include <cuda_fp16.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <numbers>
+#include <numeric>
+#include <vector>
+
+#include "codec/norm.h"
+#include "codec/quantizer.h"
+#include "cuda/page_layout.h"
+#include "gtq/error.h"
+
+namespace gtq::cuda {
+namespace {
+
+// Bytes to be uploaded as one block. Pointers handed out are offsets until relocate() adds the base.
+class Blob {
+ public:
+  template <typename T>
+  const T* add(const std::vector<T>& items) {
+    bytes_.resize((bytes_.size() + 15) / 16 * 16);
+    const std::size_t at = bytes_.size();
+    bytes_.resize(at + items.size() * sizeof(T));
+    if (!items.empty()) std::memcpy(bytes_.data() + at, items.data(), items.size() * sizeof(T));
+    return reinterpret_cast<const T*>(at);
+  }
+  const std::vector<std::uint8_t>& bytes() const { return bytes_; }
+
+ private:
+  std::vector<std::uint8_t> bytes_ = std::vector<std::uint8_t>(16);
+};
+
+template <typename T>
+void relocate(const T*& pointer, const void* base) {
+  pointer =
+      reinterpret_cast<const T*>(static_cast<const char*>(base) + reinterpret_cast<std::uintptr_t>(pointer));
+}
+
+std::uint8_t stored_level(int width, unsigned stored) {
+  return static_cast<std::uint8_t>(codebook_levels(width)[format_code(stored, width)]);
+}
+
+// Tables of codebook.cuh: the level of stored code (i | high << 3) is the exclusive-or of the tables S of the
+// subsets of the zero bits of `high`, table[S][i].
+void build_lut(int width, std::uint32_t* words) {
+  const int n_high = std::max(width - 3, 0), n_low = 1 << std::min(width, 3);
+  const unsigned all = (1u << n_high) - 1;
+  for (unsigned subset = 0; subset <= all; ++subset) {
+    for (int i = 0; i < n_low; ++i) {
+      std::uint8_t byte = 0;
+      for (unsigned part = 0; part <= subset; ++part) {
+        if ((part & ~subset) == 0) byte ^= stored_level(width, static_cast<unsigned>(i) | ((all & ~part) << 3));
+      }
+      words[2 * subset + i / 4] |= static_cast<std::uint32_t>(byte) << (8 * (i % 4));
+    }
+  }
+}
+
+Luts make_luts() {
+  Luts luts{};
+  build_lut(1, &luts.w1);
+  build_lut(2, &luts.w2);
+  build_lut(3, luts.w3);
+  build_lut(4, luts.w4);
+  build_lut(5, luts.w5);
+  build_lut(6, luts.w6);
+  return luts;
+}
+
+// Smallest float > 0 whose code is at least `code`; codes do not fall as norms grow.
+template <typename Code>
+float first_norm(Code code_of, int code) {
+  std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(INFINITY);
+  while (high - low > 1) {
+    const std::uint32_t middle = low + (high - low) / 2;
+    (code_of(std::bit_cast<float>(middle)) >= code ? high : low) = middle;
+  }
+  return std::bit_cast<float>(high);
+}
+
+CodecTable make_codec_table() {
+  CodecTable table{};
+  for (int i = 0; i < 256; ++i) {
+    table.key_signs[i] = rotation_sign(0, i);
+    table.value_signs[i] = rotation_sign(1, i);
+    table.value_norms[i] = value_norm(static_cast<std::uint8_t>(i));
+    table.value_norm_starts[i] = first_norm([](float x) { return int{value_norm_byte(x)}; }, i);
+  }
+  for (int i = 0; i < kKeyNormCodes; ++i) {
+    table.key_norms[i] = key_norm(static_cast<std::uint8_t>(i));
+    table.key_norm_starts[i] = first_norm(key_norm_code, i);
+  }
+  for (int width = kMinWidth; width <= kMaxWidth; ++width) {
+    const std::int8_t* levels = codebook_levels(width);
+    const float step = codebook_step(width);
+    for (int i = 0; i < 1 << width; ++i) {
+      table.centroids[width - 1][i] = static_cast<float>(levels[i]) * step;
+      const int next = i + 1 < 1 << width ? levels[i + 1] : 0;
+      table.thresholds[width - 1][i] = 0.5f * static_cast<float>(levels[i] + next) * step;
+    }
+  }
+  return table;
+}
+
+std::uint32_t pack_halves(float low, float high) {
+  const __half2_raw raw = __floats2half2_rn(low, high);
+  return raw.x | static_cast<std::uint32_t>(raw.y) << 16;
+}
+
+float half_rest(float x) { return x - __half2float(__float2half_rn(x)); }
+
+// Centred rope_blocks, those that weigh most first, so that mean groups hold blocks of one size.
+std::vector<int> centred_blocks(const HeadPlan& plan, const Rope& rope) {
+  std::vector<float> weight_of_dim(plan.head_dim_k);
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) weight_of_dim[plan.dims[slot]] = plan.weight[slot];
+  std::vector<float> size(rope.n_blocks());
+  std::vector<int> blocks;
+  for (int i = 0; i < rope.n_blocks(); ++i) {
+    if (plan.centred[i] != 0) blocks.push_back(i);
+    const float* mean = &plan.mean_keys[plan.head_dim_k];
+    const float x = mean[rope.first(i)], y = mean[rope.second(i)];
+    size[i] = weight_of_dim[rope.first(i)] * (x * x + y * y);
+  }
+  std::ranges::stable_sort(blocks, std::greater{}, [&](int i) { return size[i]; });
+  return blocks;
+}
+
+// Turns per half position as 0.64 fixed point.
+std::uint64_t half_turns_of(double theta) {
+  const double turns = theta / (4 * std::numbers::pi);
+  return static_cast<std::uint64_t>(std::ldexp(turns - std::floor(turns), 64));
+}
+
+template <typename T>
+void put(std::vector<std::uint8_t>& block, int at, const std::vector<T>& items) {
+  if (!items.empty()) std::memcpy(block.data() + at, items.data(), items.size() * sizeof(T));
+}
+
+// B fragments of the basis (decode_mean.cuh) for whole mean groups.
+std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta) {
+  std::vector<std::uint32_t> basis;
+  for (std::size_t group = 0; group < theta.size(); group += kMeanBlocks) {
+    for (int tile = 0; tile < 4; ++tile) {
+      for (int lane = 0; lane < 32; ++lane) {
+        const double x = 8 * tile + lane / 4 + 0.5;
+        const double* first = &theta[group + 2 * (lane % 4)];
+        const auto cosine = [&](int i) { return static_cast<float>(std::cos(first[i] * x)); };
+        const auto minus_sine = [&](int i) { return static_cast<float>(-std::sin(first[i] * x)); };
+        basis.push_back(pack_halves(cosine(0), cosine(1)));
+        basis.push_back(pack_halves(minus_sine(0), minus_sine(1)));
+        basis.push_back(pack_halves(half_rest(cosine(0)), half_rest(cosine(1))));
+        basis.push_back(pack_halves(half_rest(minus_sine(0)), half_rest(minus_sine(1))));
+      }
+    }
+  }
+  return basis;
+}
+
+int n_mean_groups(const HeadPlan& plan) {
+  const auto n_centred = std::ranges::count_if(plan.centred, [](std::uint8_t x) { return x != 0; });
+  return (static_cast<int>(n_centred) + kMeanBlocks - 1) / kMeanBlocks;
+}
+
+// Appends the head's DecodeBlock with room for n_groups mean groups.
+void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std::vector<std::uint8_t>& all) {
+  const std::vector<int> blocks = centred_blocks(plan, rope);
+  const std::size_t n = static_cast<std::size_t>(n_groups) * kMeanBlocks;
+  std::vector<std::uint16_t> dims(2 * n);
+  std::vector<float> values(2 * n * kMeans);
+  std::vector<std::uint64_t> half_turns(n);
+  std::vector<double> theta(n);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const int block = blocks[i];
+    const int pair[2] = {rope.first(block), rope.second(block)};
+    theta[i] = rope.theta(block);
+    half_turns[i] = half_turns_of(theta[i]);
+    for (int e = 0; e < 2; ++e) {
+      dims[2 * i + e] = static_cast<std::uint16_t>(pair[e]);
+      for (int c = 0; c < kMeans; ++c) {
+        values[(c * n + i) * 2 + e] = plan.mean_keys[c * plan.head_dim_k + pair[e]];
+      }
+    }
+  }
+  std::vector<float> gain, signs;
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
+    gain.push_back(rotation_sign(0, slot) / plan.scale[slot] * codebook_step(plan.widths[slot / kGroupDims]) /
+                   4);
+  }
+  for (int i = 0; i < plan.head_dim_v; ++i) signs.push_back(rotation_sign(1, i));
+  DecodeScalars scalars{0, n_mean_groups(plan), plan.v_rms * codebook_step(plan.v_width)};
+  for (const std::uint8_t width : plan.widths) scalars.group_counts += 1u << (5 * (width - 1));
+  const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups);
+  std::vector<std::uint8_t> block(parts.bytes);
+  put(block, parts.basis, mean_basis(theta));
+  put(block, parts.gain, gain);
+  put(block, parts.value_signs, signs);
+  put(block, parts.mean_values, values);
+  put(block, parts.half_turns, half_turns);
+  put(block, parts.dims, plan.dims);
+  put(block, parts.mean_dims, dims);
+  put(block, parts.scalars, std::vector<DecodeScalars>{scalars});
+  all.insert(all.end(), block.begin(), block.end());
+}
+
+HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
+  const HeadPlan& plan = codec.plan(kv_head);
+  const Rope& rope = codec.rope();
+  HeadTable head{};
+  head.key_bytes = static_cast<std::uint32_t>(kPageTokens * codec.key_codec(kv_head).row_bytes());
+  head.value_bytes = static_cast<std::uint32_t>(kPageTokens * codec.value_codec(kv_head).row_bytes());
+  head.v_rms = plan.v_rms;
+  std::vector<int> block_of_dim(plan.head_dim_k);
+  for (int i = 0; i < rope.n_blocks(); ++i) block_of_dim[rope.first(i)] = i;
+  std::vector<std::uint8_t> centred;
+  std::vector<double> theta;
+  std::vector<std::uint64_t> half_turns;
+  for (int slot = 0; slot < plan.head_dim_k; slot += 2) {
+    const int block = block_of_dim[plan.dims[slot]];
+    centred.push_back(plan.centred[block]);
+    theta.push_back(rope.theta(block));
+    half_turns.push_back(half_turns_of(rope.theta(block)));
+  }
+  head.widths = blob.add(plan.widths);
+  head.dims = blob.add(plan.dims);
+  head.scale = blob.add(plan.scale);
+  head.weight = blob.add(plan.weight);
+  head.group_weight = blob.add(codec.key_codec(kv_head).group_weights());
+  head.mean_keys = blob.add(plan.mean_keys);
+  head.pair_centred = blob.add(centred);
+  head.pair_theta = blob.add(theta);
+  head.pair_half_turns = blob.add(half_turns);
+  return head;
+}
+
+void relocate_head(HeadTable& head, const void* base) {
+  relocate(head.widths, base);
+  relocate(head.dims, base);
+  relocate(head.scale, base);
+  relocate(head.weight, base);
+  relocate(head.group_weight, base);
+  relocate(head.mean_keys, base);
+  relocate(head.pair_centred, base);
+  relocate(head.pair_theta, base);
+  relocate(head.pair_half_turns, base);
+}
+
+void read_device_limits(Layer::Impl& impl) {
+  int device = 0;
+  check(cudaGetDevice(&device), "find the current GPU");
+  check(cudaDeviceGetAttribute(&impl.n_sms, cudaDevAttrMultiProcessorCount, device), "read GPU properties");
+  check(cudaDeviceGetAttribute(&impl.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "read GPU properties");
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* action) {
+  if (status != cudaSuccess) throw Error(fmt::format("cannot {}: {}", action, cudaGetErrorString(status)));
+}
+
+void check_launch(const char* kernel) {
+  const cudaError_t status = cudaGetLastError();
+  if (status != cudaSuccess) {
+    throw Error(fmt::format("cannot start the GPU kernel {}: {}", kernel, cudaGetErrorString(status)));
+  }
+}
+
+Layer::Impl::~Impl() { cudaFree(memory); }
+
+Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
+  const int n_kv_heads = codec.n_kv_heads();
+  if (codec.head_dim_k() > kMaxGroups * kGroupDims || codec.head_dim_v() > kMaxGroups * kGroupDims) {
+    throw Error("the GPU cache supports heads of at most 256 dims; keep this layer on the CPU");
+  }
+  read_device_limits(*impl_);
+  Blob blob;
+  std::vector<HeadTable> heads;
+  LayerView& view = impl_->view;
+  view.n_kv_heads = n_kv_heads;
+  view.head_dim_k = codec.head_dim_k();
+  view.head_dim_v = codec.head_dim_v();
+  view.v_width = codec.plan(0).v_width;
+  for (int h = 0; h < n_kv_heads; ++h) {
+    HeadTable head = make_head(codec, h, blob);
+    head.key_offset = view.key_page_bytes;
+    head.value_offset = view.value_page_bytes;
+    head.key_row_offset = view.key_token_bytes;
+    head.value_row_offset = view.value_token_bytes;
+    view.key_page_bytes += head.key_bytes;
+    view.value_page_bytes += head.value_bytes;
+    view.key_token_bytes += head.key_bytes / kPageTokens;
+    view.value_token_bytes += head.value_bytes / kPageTokens;
+    view.key_bytes = head.key_bytes;
+    view.value_bytes = head.value_bytes;
+    view.n_mean_groups = std::max(view.n_mean_groups, n_mean_groups(codec.plan(h)));
+    heads.push_back(head);
+  }
+  std::vector<std::uint8_t> decode_blocks;
+  for (int h = 0; h < n_kv_heads; ++h) {
+    add_decode_block(codec.plan(h), codec.rope(), view.n_mean_groups, decode_blocks);
+  }
+  view.decode_blocks = reinterpret_cast<const uint4*>(blob.add(decode_blocks));
+  impl_->luts = make_luts();
+  view.codec = blob.add(std::vector<CodecTable>{make_codec_table()});
+  const std::size_t heads_at = (blob.bytes().size() + 15) / 16 * 16;
+  const std::size_t n_bytes = heads_at + heads.size() * sizeof(HeadTable);
+  check(cudaMalloc(&impl_->memory, n_bytes), "allocate GPU memory for a layer's tables");
+  for (HeadTable& head : heads) relocate_head(head, impl_->memory);
+  relocate(view.codec, impl_->memory);
+  relocate(view.decode_blocks, impl_->memory);
+  char* base = static_cast<char*>(impl_->memory);
+  view.heads = reinterpret_cast<const HeadTable*>(base + heads_at);
+  check(cudaMemcpy(base, blob.bytes().data(), blob.bytes().size(), cudaMemcpyHostToDevice),
+        "upload a layer's tables");
+  check(cudaMemcpy(base + heads_at, heads.data(), heads.size() * sizeof(HeadTable), cudaMemcpyHostToDevice),
+        "upload a layer's tables");
+}
+
+Layer::~Layer() = default;
+
+}  // namespace gtq::cuda

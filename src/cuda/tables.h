@@ -1,0 +1,99 @@
+// Device-side description of a layer: constants per KV head, and where its bytes lie. Written once by layer.cu.
+#pragma once
+
+#include <vector_types.h>
+
+#include <cstdint>
+
+#include "cuda/page_layout.h"
+
+namespace gtq::cuda {
+
+inline constexpr int kMaxWidths = 6;
+inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 256
+inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
+inline constexpr int kKeyNormCodes = 128;
+inline constexpr int kValueNormCodes = 256;
+
+// Byte permute tables of the codebooks (codebook.cuh), passed as kernel argument: constant bank operands.
+struct Luts {
+  std::uint32_t w1, w2;
+  std::uint32_t w3[2], w4[4], w5[8], w6[16];
+};
+
+// One KV head. Pointers are into the same device allocation.
+struct HeadTable {
+  std::uint32_t key_bytes, value_bytes;            // of a page of this head
+  std::uint32_t key_offset, value_offset;          // in a page of all heads
+  std::uint32_t key_row_offset, value_row_offset;  // in a token row of all heads
+  float v_rms;
+
+  const std::uint8_t* widths;  // [n_groups]
+  const std::uint16_t* dims;   // [head_dim_k] slot -> dim
+  const float* scale;          // [head_dim_k] slot
+  const float* weight;         // [head_dim_k] slot
+  const float* group_weight;   // [n_groups] of the encoder
+  const float* mean_keys;      // [2][head_dim_k] by dim
+  // Slots 2 i and 2 i + 1 are the dims of one rope_block:
+  const std::uint8_t* pair_centred;      // [head_dim_k / 2]
+  const double* pair_theta;              // [head_dim_k / 2] radians per position
+  const std::uint64_t* pair_half_turns;  // [head_dim_k / 2] theta / (4 pi) as 0.64 fixed point
+};
+
+// What decode keeps of a KV head in shared memory: one run of bytes that a thread block loads at once. Byte
+// offsets of its parts, all multiples of 16; n = 8 mean groups of the head that has most, zeros where a head
+// has fewer.
+struct DecodeBlock {
+  int basis;        // [n / 8][4 tiles][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
+  int value_signs;  // [head_dim_v] f32
+  int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks
+  int half_turns;   // [n] u64, as pair_half_turns
+  int dims;         // [head_dim_k] u16, slot -> dim
+  int mean_dims;    // [n][2] u16, dims of the centred rope_blocks
+  int scalars;      // DecodeScalars
+  int bytes;
+};
+
+struct alignas(16) DecodeScalars {
+  std::uint32_t group_counts;  // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
+  std::int32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
+  float v_gain;                // v_rms * step of the value codebook
+};
+
+GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_groups) {
+  const int n = n_mean_groups * kMeanBlocks;
+  DecodeBlock b{};
+  b.gain = b.basis + n * 256;
+  b.value_signs = b.gain + head_dim_k * 4;
+  b.mean_values = b.value_signs + head_dim_v * 4;
+  b.half_turns = b.mean_values + n * 16;
+  b.dims = b.half_turns + n * 8;
+  b.mean_dims = b.dims + head_dim_k * 2;
+  b.scalars = b.mean_dims + n * 4;
+  b.bytes = b.scalars + static_cast<int>(sizeof(DecodeScalars));
+  return b;
+}
+
+// Tables of the encoder that do not depend on the head.
+struct alignas(16) CodecTable {
+  float key_signs[256], value_signs[256];
+  float centroids[kMaxWidths][64], thresholds[kMaxWidths][64];
+  float key_norms[kKeyNormCodes], value_norms[kValueNormCodes];
+  // Smallest float that gets norm code i or above; entry 0 is unused.
+  float key_norm_starts[kKeyNormCodes], value_norm_starts[kValueNormCodes];
+};
+
+// Passed to kernels by value.
+struct LayerView {
+  const HeadTable* heads;
+  const CodecTable* codec;
+  const uint4* decode_blocks;  // [kv_head] DecodeBlock
+  int n_kv_heads, head_dim_k, head_dim_v, v_width;
+  int n_mean_groups;                                 // of the head that has most
+  std::uint32_t key_bytes, value_bytes;              // of a page of one head; all heads have the same budget
+  std::uint32_t key_page_bytes, value_page_bytes;    // of all heads
+  std::uint32_t key_token_bytes, value_token_bytes;  // of all heads
+};
+
+}  // namespace gtq::cuda
