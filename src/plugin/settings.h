@@ -1,6 +1,7 @@
 // What the environment asks of the plugin, read once when it is loaded.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,7 @@ struct Settings {
   std::string recipe_name = "gtq";
   Budget budget;
   Profile profile;
+  std::uint64_t state_tag = 0;  // what the bytes of a saved row depend on: profile and budget
 };
 
 const Settings& settings();
