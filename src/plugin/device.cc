@@ -103,7 +103,12 @@ const ggml_backend_device_i kDeviceInterface = {device_name,
                                                 /*event_synchronize*/ nullptr};
 
 const char* registry_name(ggml_backend_reg_t) { return "GTQ"; }
-std::size_t device_count(ggml_backend_reg_t) { return settings().active ? 1 : 0; }
+std::size_t device_count(ggml_backend_reg_t) {
+  if (!settings().active) return 0;
+  if (cpu_device() != nullptr) return 1;
+  say_once("this program has not loaded llama.cpp's CPU backend, which gtq needs; gtq is not active");
+  return 0;
+}
 ggml_backend_dev_t get_device(ggml_backend_reg_t, std::size_t) { return device(); }
 
 void* proc_address(ggml_backend_reg_t, const char* name) {
