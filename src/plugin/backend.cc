@@ -123,10 +123,14 @@ bool same_rotation(RopeParams a, const RopeParams& b) {
   return a == b;
 }
 
-// The first graph with attention must come from the model that the profile was made for.
+// The first graph that attends a cache of ours must come from the model that the profile was made for.
 void check_model(Context& context, const ggml_cgraph* graph) {
   const auto end = graph->nodes + graph->n_nodes;
-  if (context.model_checked || std::none_of(graph->nodes, end, is_cache_attention)) return;
+  const bool packs = settings().recipe == Recipe::kGtq;
+  const auto attends = [&](const ggml_tensor* node) {
+    return is_cache_attention(node) && (!packs || packed_cache(node->src[1]) != nullptr);
+  };
+  if (context.model_checked || std::none_of(graph->nodes, end, attends)) return;
   const std::uint64_t fingerprint = graph_fingerprint(graph->nodes, graph->n_nodes);
   if (settings().recipe == Recipe::kRecord) {
     record_fingerprint(fingerprint);

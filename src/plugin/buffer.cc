@@ -158,7 +158,7 @@ bool all_packable(ggml_tensor** tensors, int n) {
     if (tensors[i]->view_src != nullptr) continue;
     if (packable(tensors[i]) == nullptr) {
       if (settings().recipe == Recipe::kGtq && std::strncmp(tensors[i]->name, "cache_", 6) == 0) {
-        say_once(
+        say_not_packed(
             fmt::format("tensor {} ({}, {} wide) is not in the profile or not an f16 key or value cache; this "
                         "cache stays llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
                         tensors[i]->name, ggml_type_name(tensors[i]->type), tensors[i]->ne[0]));

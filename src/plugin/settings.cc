@@ -85,6 +85,11 @@ void say_once(const std::string& text) {
   if (said.insert(text).second) say(text);
 }
 
+void say_not_packed(const std::string& text) {
+  static std::once_flag said;
+  std::call_once(said, [&] { say(text); });
+}
+
 const Settings& settings() {
   static const Settings instance = load();
   return instance;

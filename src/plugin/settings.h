@@ -27,6 +27,8 @@ const Settings& settings();
 // One line on standard error, "gtq: ..."; say_once() drops repetitions of the same text.
 void say(const std::string& text);
 void say_once(const std::string& text);
+// Why a cache is not packed: only the first reason, since others follow from it.
+void say_not_packed(const std::string& text);
 
 // Codec of a layer under the profile and budget; nullptr when the profile does not have the layer.
 const LayerCodec* layer_codec(int layer);
