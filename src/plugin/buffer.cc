@@ -123,8 +123,25 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* d
   cache.refresh_pages(rows.first, rows.count);
 }
 
-// false: ggml copies through get_tensor and set_tensor, row by row, which carries the positions along.
-bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor*, ggml_tensor*) { return false; }
+// A stream copied to another one (seq_cp). Without it ggml would take every row out of its page and put it
+// back.
+bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tensor* dst) {
+  PackedCache& cache = cache_of(buffer);
+  if (packed_cache(src) != &cache) return false;
+  const Rows from = rows_of(src, 0, ggml_nbytes(src)), to = rows_of(dst, 0, ggml_nbytes(dst));
+  if (from.root != to.root || from.count != to.count || (from.first | to.first | to.count) % kPageTokens != 0) {
+    return false;
+  }
+  const PackedTensor& packed = cache.tensors.at(to.root);
+  const std::size_t page_bytes =
+      packed.is_key ? packed.codec->key_page_bytes() : packed.codec->value_page_bytes();
+  auto* pages = static_cast<std::uint8_t*>(to.root->data);
+  std::memcpy(pages + to.first / kPageTokens * page_bytes, pages + from.first / kPageTokens * page_bytes,
+              to.count / kPageTokens * page_bytes);
+  std::copy_n(&cache.positions[from.first], to.count, &cache.positions[to.first]);
+  cache.refresh_pages(to.first, to.count);
+  return true;
+}
 
 const ggml_backend_buffer_i kBufferInterface = {free_buffer,
                                                 get_base,
@@ -152,17 +169,26 @@ std::size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor* t) {
   return codec != nullptr ? packed_bytes(t, *codec) : ggml_nbytes(t);
 }
 
+// Why this part of llama.cpp's memory, the tensor `t` of a list, is not packed.
+void explain(const ggml_tensor* t) {
+  if (settings().recipe != Recipe::kGtq || std::strncmp(t->name, "cache_", 6) != 0) return;
+  if (!cache_name(t)) {
+    say_once(fmt::format("{} holds no keys or values (recurrent state, for example) and stays llama.cpp's own",
+                         t->name));
+    return;
+  }
+  say_not_packed(
+      fmt::format("{} ({}, {} wide) is not in the profile or not an f16 key or value cache; this cache stays "
+                  "llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
+                  t->name, ggml_type_name(t->type), t->ne[0]));
+}
+
 bool all_packable(ggml_tensor** tensors, int n) {
   int n_cache = 0;
   for (int i = 0; i < n; ++i) {
     if (tensors[i]->view_src != nullptr) continue;
     if (packable(tensors[i]) == nullptr) {
-      if (settings().recipe == Recipe::kGtq && std::strncmp(tensors[i]->name, "cache_", 6) == 0) {
-        say_not_packed(
-            fmt::format("tensor {} ({}, {} wide) is not in the profile or not an f16 key or value cache; this "
-                        "cache stays llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
-                        tensors[i]->name, ggml_type_name(tensors[i]->type), tensors[i]->ne[0]));
-      }
+      explain(tensors[i]);
       return false;
     }
     ++n_cache;

@@ -21,6 +21,24 @@ def environment(args, budget, recipe="gtq"):
     return dict(os.environ, GGML_BACKEND_PATH=args.plugin, GTQ_PROFILE=args.profile, GTQ_KV=budget, GTQ_RECIPE=recipe)
 
 
+def run_completion(args, options, env, n_bytes, before=lambda: None):
+    """llama-completion, greedy. It may exit before its log thread has written all of the text: run again until there
+    are n_bytes, and compare texts with same_start()."""
+    command = [args.llama + "/llama-completion", "-no-cnv", "--temp", "0", "-t", "1", "--ignore-eos", *options]
+    for _ in range(30):
+        before()
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if done.returncode != 0 or len(done.stdout) >= n_bytes:
+            break
+    done.stderr = done.stderr.decode(errors="replace")
+    return done
+
+
+def same_start(a, b):
+    n = min(len(a.rstrip()), len(b.rstrip()))
+    return a[:n] == b[:n]
+
+
 class Server:
     """with Server(args, "k3v3", ["-c", "512"]) as server: server.post("/completion", {...})"""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A stock llama-server for 200 requests of mixed lengths from two clients, with context shifts. Not part of ctest.
 
 tests/plugin/soak.py --plugin build/bin/libggml-gtq.so --llama build/llama.cpp/bin --model M --profile M.gtq.gguf
