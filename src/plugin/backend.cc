@@ -1,6 +1,7 @@
 // graph_compute of the decorator. Packed recipe: the cache's nodes become GGML_OP_CUSTOM nodes in a copy of the
-// node list, so that ggml-cpu runs the whole graph in one go with its own threads. Recording, simulated recipes
-// and K-shift graphs go in slices that end or begin at the cache's nodes.
+// node list, so that ggml-cpu runs the whole graph in one go with its own threads. Recording and simulated
+// recipes go in slices that end at the cache's nodes.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -26,7 +27,7 @@ struct Context {
   std::vector<ggml_tensor> custom;
   std::vector<ggml_tensor*> nodes;
   std::vector<std::pair<Context*, const ggml_tensor*>> tasks;
-  bool fingerprint_checked = false;
+  bool model_checked = false;
 
   void* aligned_workspace() const {
     return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(workspace.get()) + 63) &
@@ -38,15 +39,15 @@ Context& context_of(ggml_backend_t backend) { return *static_cast<Context*>(back
 
 bool packed_node(const ggml_tensor* node) {
   return (is_cache_store(node) && packed_cache(node) != nullptr) ||
-         (is_cache_attention(node) && packed_cache(node->src[1]) != nullptr);
+         (is_cache_attention(node) && packed_cache(node->src[1]) != nullptr) || is_key_shift(node);
 }
-
-bool shift_node(const ggml_tensor* node) { return node->op == GGML_OP_ROPE && packed_cache(node) != nullptr; }
 
 void run_custom(ggml_tensor*, int thread, int n_threads, void* userdata) {
   const auto& [context, node] = *static_cast<const std::pair<Context*, const ggml_tensor*>*>(userdata);
   if (node->op == GGML_OP_SET_ROWS) {
     store_rows(node, thread, n_threads);
+  } else if (node->op == GGML_OP_ROPE) {
+    shift_keys(node, thread, n_threads);
   } else {
     run_attention(node, context->aligned_workspace(), context->barrier, thread, n_threads);
   }
@@ -85,90 +86,91 @@ ggml_status compute_packed(Context& context, ggml_cgraph* graph) {
   ggml_cgraph copy = *graph;
   copy.nodes = context.nodes.data();
   copy.uid = 0;
-  return ggml_backend_graph_compute(context.cpu, &copy);
-}
-
-ggml_status compute_slice(Context& context, ggml_cgraph* graph, int begin, int end) {
-  if (begin >= end) return GGML_STATUS_SUCCESS;
-  ggml_cgraph view = ggml_graph_view(graph, begin, end);
-  return ggml_backend_graph_compute(context.cpu, &view);
-}
-
-ggml_status compute_shift(Context& context, ggml_cgraph* graph) {
-  const ggml_tensor* last = nullptr;
-  int begin = 0;
-  for (int i = 0; i < graph->n_nodes; ++i) {
-    if (!shift_node(graph->nodes[i])) continue;
-    const ggml_status status = compute_slice(context, graph, begin, i);
-    if (status != GGML_STATUS_SUCCESS) return status;
-    shift_keys(graph->nodes[i]);
-    last = graph->nodes[i];
-    begin = i + 1;
-  }
-  const ggml_status status = compute_slice(context, graph, begin, graph->n_nodes);
-  finish_shift(last);
+  const ggml_status status = ggml_backend_graph_compute(context.cpu, &copy);
+  finish_shift(graph->nodes, graph->n_nodes);
   return status;
 }
 
-ggml_status compute_recorded(Context& context, ggml_cgraph* graph) {
+enum class Visit { kBefore, kAfter };
+
+// Runs the graph in slices that end at the nodes which `stops` picks; `visit` sees each of them before or after
+// it is computed.
+template <typename Stops, typename Visitor>
+ggml_status compute_slices(Context& context, ggml_cgraph* graph, Visit when, Stops stops, Visitor visit) {
   int begin = 0;
+  const auto compute_to = [&](int end) {
+    if (begin >= end) return GGML_STATUS_SUCCESS;
+    ggml_cgraph slice = ggml_graph_view(graph, begin, end);
+    begin = end;
+    return ggml_backend_graph_compute(context.cpu, &slice);
+  };
   for (int i = 0; i < graph->n_nodes; ++i) {
-    if (!is_cache_store(graph->nodes[i]) && !is_cache_attention(graph->nodes[i])) continue;
-    const ggml_status status = compute_slice(context, graph, begin, i + 1);
+    if (!stops(graph->nodes[i])) continue;
+    const ggml_status status = compute_to(when == Visit::kBefore ? i : i + 1);
     if (status != GGML_STATUS_SUCCESS) return status;
-    record_node(graph->nodes[i]);
-    begin = i + 1;
+    visit(graph->nodes[i]);
   }
-  return compute_slice(context, graph, begin, graph->n_nodes);
+  return compute_to(graph->n_nodes);
 }
 
-ggml_status compute_simulated(Context& context, ggml_cgraph* graph) {
-  int begin = 0;
-  for (int i = 0; i < graph->n_nodes; ++i) {
-    if (!is_cache_store(graph->nodes[i])) continue;
-    const ggml_status status = compute_slice(context, graph, begin, i);
-    if (status != GGML_STATUS_SUCCESS) return status;
-    simulate_rows(graph->nodes[i]);
-    begin = i;
+// Parameters of YaRN count only where YaRN is on.
+bool same_rotation(RopeParams a, const RopeParams& b) {
+  if (a.ext_factor == 0) {
+    a.n_ctx_orig = b.n_ctx_orig;
+    a.beta_fast = b.beta_fast;
+    a.beta_slow = b.beta_slow;
   }
-  return compute_slice(context, graph, begin, graph->n_nodes);
+  return a == b;
 }
 
-bool fingerprint_matches(Context& context, const ggml_cgraph* graph) {
-  if (context.fingerprint_checked || settings().recipe == Recipe::kF16) return true;
-  bool attends = false;
-  for (int i = 0; i < graph->n_nodes && !attends; ++i) attends = is_cache_attention(graph->nodes[i]);
-  if (!attends) return true;
-  context.fingerprint_checked = true;
+// The first graph that attends a cache of ours must come from the model that the profile was made for.
+void check_model(Context& context, const ggml_cgraph* graph) {
+  const auto end = graph->nodes + graph->n_nodes;
+  const bool packs = settings().recipe == Recipe::kGtq;
+  const auto attends = [&](const ggml_tensor* node) {
+    return is_cache_attention(node) && (!packs || packed_cache(node->src[1]) != nullptr);
+  };
+  if (context.model_checked || std::none_of(graph->nodes, end, attends)) return;
   const std::uint64_t fingerprint = graph_fingerprint(graph->nodes, graph->n_nodes);
   if (settings().recipe == Recipe::kRecord) {
     record_fingerprint(fingerprint);
-    return true;
+    context.model_checked = true;
+    return;
   }
-  if (fingerprint == settings().profile.fingerprint) return true;
-  context.fingerprint_checked = false;
-  say_once("the profile in GTQ_PROFILE was made for another model (\"" + settings().profile.model_name +
-           "\"); make one for this model with `gtq calibrate -m MODEL`");
-  return false;
+  if (fingerprint != settings().profile.fingerprint) {
+    throw Error("the profile in GTQ_PROFILE was made for another model (\"" + settings().profile.model_name +
+                "\"); make one for this model with `gtq calibrate -m MODEL`");
+  }
+  for (auto node = graph->nodes; node != end; ++node) {
+    const ggml_tensor* rope = is_cache_store(*node) ? rope_of(*node) : nullptr;
+    if (rope == nullptr) continue;
+    const LayerProfile* layer = settings().profile.find_layer(cache_name(root(*node))->layer);
+    if (layer != nullptr && !same_rotation(rope_params(rope), layer->rope)) {
+      throw Error(
+          "this run rotates keys differently than the profile in GTQ_PROFILE; leave out --rope-freq-base, "
+          "--rope-freq-scale, --rope-scale, --rope-scaling and --yarn-ext-factor, or run without gtq");
+    }
+  }
+  context.model_checked = true;
 }
 
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
   Context& context = context_of(backend);
-  if (!fingerprint_matches(context, graph)) return GGML_STATUS_FAILED;
   try {
+    if (settings().recipe != Recipe::kF16) check_model(context, graph);
     switch (settings().recipe) {
       case Recipe::kF16:
         return ggml_backend_graph_compute(context.cpu, graph);
       case Recipe::kRecord:
-        return compute_recorded(context, graph);
+        return compute_slices(
+            context, graph, Visit::kAfter,
+            [](const ggml_tensor* node) { return is_cache_store(node) || is_cache_attention(node); },
+            record_node);
       case Recipe::kBlockGtq:
       case Recipe::kTqMse:
-        return compute_simulated(context, graph);
+        return compute_slices(context, graph, Visit::kBefore, is_cache_store, simulate_rows);
       case Recipe::kGtq:
         break;
-    }
-    for (int i = 0; i < graph->n_nodes; ++i) {
-      if (shift_node(graph->nodes[i])) return compute_shift(context, graph);
     }
     return compute_packed(context, graph);
   } catch (const std::bad_alloc&) {

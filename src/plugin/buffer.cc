@@ -1,7 +1,8 @@
-// Buffer type and buffer of the packed cache. State rows (get_tensor, set_tensor) take the place of llama.cpp's
-// f16 rows, which are larger: [u32 magic][i32 position, keys only][token rows of all KV heads][zeros].
+// Buffer type and buffer of the packed cache. State rows (get_tensor, set_tensor; docs/format.md) take the
+// place of llama.cpp's f16 rows, which are larger.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -14,7 +15,13 @@ namespace gtq::plugin {
 namespace {
 
 constexpr std::uint32_t kStateMagic = 0x31515447;  // "GTQ1"
-constexpr std::size_t kStateHeader = 8;
+
+struct StateHeader {
+  std::uint32_t magic;
+  std::int32_t position;
+  std::uint64_t tag;
+};
+static_assert(sizeof(StateHeader) == 16);
 
 PackedCache& cache_of(ggml_backend_buffer_t buffer) { return *static_cast<PackedCache*>(buffer->context); }
 
@@ -30,7 +37,7 @@ void clear(ggml_backend_buffer_t buffer, std::uint8_t) {
   PackedCache& cache = cache_of(buffer);
   std::memset(cache.memory, 0, cache.size);
   std::fill(cache.positions.begin(), cache.positions.end(), kEmptyCell);
-  cache.refresh_pages();
+  cache.refresh_all_pages();
 }
 
 void memset_tensor(ggml_backend_buffer_t, ggml_tensor*, std::uint8_t, std::size_t, std::size_t) {
@@ -62,18 +69,40 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* d
   for (std::int64_t i = 0; i < rows.count; ++i) {
     auto* out = static_cast<std::uint8_t*>(data) + i * rows.bytes;
     const std::int64_t cell = rows.first + i;
-    std::memcpy(out, &kStateMagic, 4);
-    std::memcpy(out + 4, &cache.positions[cell], 4);
+    const StateHeader header = {kStateMagic, cache.positions[cell], settings().state_tag};
+    std::memcpy(out, &header, sizeof header);
     if (packed.is_key) {
-      packed.codec->load_key_rows(pages, cell, out + kStateHeader);
+      packed.codec->load_key_rows(pages, cell, out + sizeof header);
     } else {
-      packed.codec->load_value_rows(pages, cell, out + kStateHeader);
+      packed.codec->load_value_rows(pages, cell, out + sizeof header);
     }
   }
 }
 
+// llama.cpp catches this while it loads a file, and frees the cells it wanted to fill.
+[[noreturn]] void refuse_state(const StateHeader& header) {
+  std::string text = "this saved state was not written by gtq; load it without gtq, or make it again";
+  if (header.magic == kStateMagic) {
+    const Budget saved = {static_cast<int>(header.tag >> 4 & 15), static_cast<int>(header.tag & 15)};
+    text = fmt::format(
+        "this saved state was written with {} and needs the same GTQ_KV and profile (this run: {}{}); make it "
+        "again",
+        to_string(saved), to_string(settings().budget),
+        to_string(saved) == to_string(settings().budget) ? ", another profile" : "");
+  }
+  say(text);
+  throw Error(text);
+}
+
+// After a refused state llama.cpp writes zeros over the cells, in pieces that need not be whole rows.
+bool clears_cells(const void* data, std::size_t size) {
+  const auto* bytes = static_cast<const std::uint8_t*>(data);
+  return std::all_of(bytes, bytes + size, [](std::uint8_t b) { return b == 0; });
+}
+
 void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, std::size_t offset,
                 std::size_t size) {
+  if (clears_cells(data, size)) return;  // the cells are free: never attended until they are written again
   PackedCache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
   const PackedTensor& packed = cache.tensors.at(rows.root);
@@ -81,22 +110,38 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* d
   for (std::int64_t i = 0; i < rows.count; ++i) {
     const auto* in = static_cast<const std::uint8_t*>(data) + i * rows.bytes;
     const std::int64_t cell = rows.first + i;
-    if (std::memcmp(in, &kStateMagic, 4) != 0) {
-      say_once("this saved state was not written by gtq; start without gtq to load it, or make it again");
-      throw Error("gtq: the saved state was not written by gtq");
-    }
-    std::memcpy(&cache.positions[cell], in + 4, 4);
+    StateHeader header;
+    std::memcpy(&header, in, sizeof header);
+    if (header.magic != kStateMagic || header.tag != settings().state_tag) refuse_state(header);
+    cache.positions[cell] = header.position;
     if (packed.is_key) {
-      packed.codec->store_key_rows(pages, cell, in + kStateHeader);
+      packed.codec->store_key_rows(pages, cell, in + sizeof header);
     } else {
-      packed.codec->store_value_rows(pages, cell, in + kStateHeader);
+      packed.codec->store_value_rows(pages, cell, in + sizeof header);
     }
   }
-  cache.refresh_pages();
+  cache.refresh_pages(rows.first, rows.count);
 }
 
-// false: ggml copies through get_tensor and set_tensor, row by row, which carries the positions along.
-bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor*, ggml_tensor*) { return false; }
+// A stream copied to another one (seq_cp). Without it ggml would take every row out of its page and put it
+// back.
+bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tensor* dst) {
+  PackedCache& cache = cache_of(buffer);
+  if (packed_cache(src) != &cache) return false;
+  const Rows from = rows_of(src, 0, ggml_nbytes(src)), to = rows_of(dst, 0, ggml_nbytes(dst));
+  if (from.root != to.root || from.count != to.count || (from.first | to.first | to.count) % kPageTokens != 0) {
+    return false;
+  }
+  const PackedTensor& packed = cache.tensors.at(to.root);
+  const std::size_t page_bytes =
+      packed.is_key ? packed.codec->key_page_bytes() : packed.codec->value_page_bytes();
+  auto* pages = static_cast<std::uint8_t*>(to.root->data);
+  std::memcpy(pages + to.first / kPageTokens * page_bytes, pages + from.first / kPageTokens * page_bytes,
+              to.count / kPageTokens * page_bytes);
+  std::copy_n(&cache.positions[from.first], to.count, &cache.positions[to.first]);
+  cache.refresh_pages(to.first, to.count);
+  return true;
+}
 
 const ggml_backend_buffer_i kBufferInterface = {free_buffer,
                                                 get_base,
@@ -124,17 +169,26 @@ std::size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor* t) {
   return codec != nullptr ? packed_bytes(t, *codec) : ggml_nbytes(t);
 }
 
+// Why this part of llama.cpp's memory, the tensor `t` of a list, is not packed.
+void explain(const ggml_tensor* t) {
+  if (settings().recipe != Recipe::kGtq || std::strncmp(t->name, "cache_", 6) != 0) return;
+  if (!cache_name(t)) {
+    say_once(fmt::format("{} holds no keys or values (recurrent state, for example) and stays llama.cpp's own",
+                         t->name));
+    return;
+  }
+  say_not_packed(
+      fmt::format("{} ({}, {} wide) is not in the profile or not an f16 key or value cache; this cache stays "
+                  "llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
+                  t->name, ggml_type_name(t->type), t->ne[0]));
+}
+
 bool all_packable(ggml_tensor** tensors, int n) {
   int n_cache = 0;
   for (int i = 0; i < n; ++i) {
     if (tensors[i]->view_src != nullptr) continue;
     if (packable(tensors[i]) == nullptr) {
-      if (settings().recipe == Recipe::kGtq && std::strncmp(tensors[i]->name, "cache_", 6) == 0) {
-        say_once(
-            fmt::format("tensor {} ({}, {} wide) is not in the profile or not an f16 key or value cache; this "
-                        "cache stays llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
-                        tensors[i]->name, ggml_type_name(tensors[i]->type), tensors[i]->ne[0]));
-      }
+      explain(tensors[i]);
       return false;
     }
     ++n_cache;
@@ -173,7 +227,7 @@ ggml_backend_buffer_t alloc_packed(ggml_backend_buffer_type_t type, ggml_tensor*
       ggml_backend_view_init(tensors[i]);
     }
   }
-  cache->refresh_pages();
+  cache->refresh_all_pages();
   say(fmt::format(
       "recipe gtq {}, {:.3f} true bits per value: cache of {:.1f} MiB in place of {:.1f} (f16), kernel {}",
       to_string(settings().budget), 16.0 * static_cast<double>(cache->size) / static_cast<double>(f16_bytes),
@@ -214,9 +268,23 @@ std::size_t packed_bytes(const ggml_tensor* t, const LayerCodec& codec) {
   return page * static_cast<std::size_t>(t->ne[1] / kPageTokens * t->ne[2]);
 }
 
-void PackedCache::refresh_pages() {
+void PackedCache::refresh_pages(std::int64_t first_cell, std::int64_t n) {
+  PagePositions page;
+  for (std::int64_t p = first_cell / kPageTokens; p * kPageTokens < first_cell + n; ++p) {
+    page.update(&positions[p * kPageTokens], kPageTokens);
+    page_of(p) = page.pages[0];
+  }
+}
+
+void PackedCache::refresh_all_pages() {
   page_positions.resize(n_streams);
-  for (std::int64_t s = 0; s < n_streams; ++s) page_positions[s].update(&positions[s * n_cells], n_cells);
+  for (PagePositions& stream : page_positions) stream.pages.resize(n_cells / kPageTokens);
+  refresh_pages(0, n_streams * n_cells);
+}
+
+PagePositions::Page& PackedCache::page_of(std::int64_t page) {
+  const std::int64_t pages_per_stream = n_cells / kPageTokens;
+  return page_positions[page / pages_per_stream].pages[page % pages_per_stream];
 }
 
 PackedCache* packed_cache(const ggml_tensor* t) {

@@ -39,8 +39,12 @@ struct PackedCache {
   std::map<const ggml_tensor*, PackedTensor> tensors;
   std::vector<std::int32_t> positions;        // [n_streams][n_cells]
   std::vector<PagePositions> page_positions;  // [n_streams]
+  std::vector<std::int64_t> masked_pages;     // taken for regular by regard_mask(), for one graph
 
-  void refresh_pages();
+  // Call for cells (counted over all streams) whose positions changed.
+  void refresh_pages(std::int64_t first_cell, std::int64_t n);
+  void refresh_all_pages();
+  PagePositions::Page& page_of(std::int64_t page);  // pages are counted over all streams
 };
 
 ggml_backend_buffer_type_t buffer_type();

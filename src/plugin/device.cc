@@ -1,5 +1,6 @@
 #include "plugin/device.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "gtq/error.h"
@@ -35,6 +36,9 @@ bool in_our_type(const ggml_tensor* t) {
   return t != nullptr && root(t)->buffer != nullptr && root(t)->buffer->buft == buffer_type();
 }
 
+// False while llama.cpp only estimates memory: then tensors have a buffer of no size.
+bool is_allocated(const ggml_tensor* t) { return root(t)->data != nullptr; }
+
 bool supports_cache_op(const ggml_tensor* op) {
   switch (op->op) {
     case GGML_OP_NONE:
@@ -47,8 +51,9 @@ bool supports_cache_op(const ggml_tensor* op) {
     case GGML_OP_SET_ROWS:
       return op->src[0]->type == GGML_TYPE_F32 && op->src[0]->ne[0] == root(op)->ne[0];
     case GGML_OP_FLASH_ATTN_EXT:
-      return packable(root(op->src[1])) != nullptr && packable(root(op->src[2])) != nullptr &&
-             op->op_params[4] == 0;
+      // An estimate for a cache of which one half cannot be packed: neither will be.
+      if (packable(root(op->src[1])) == nullptr || packable(root(op->src[2])) == nullptr) return true;
+      return op->op_params[4] == 0;
     default:
       return false;
   }
@@ -69,16 +74,17 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
   if (other) return false;
   if (!cache) {
     if (op->op == GGML_OP_SET_ROWS && settings().recipe == Recipe::kGtq && cache_name(root(op)) &&
-        !in_our_type(op)) {
-      say_once(
-          "the cache is in llama.cpp's own memory and not packed; drop -nkvo, -ngl, -ctk and -ctv to use gtq");
+        is_allocated(op)) {
+      say_not_packed("the cache is in llama.cpp's own memory and not packed; drop -nkvo and -ngl to use gtq");
     }
     return ggml_backend_dev_supports_op(cpu_device(), op);
   }
   if (supports_cache_op(op)) return true;
-  const char* text =
-      "the packed cache needs flash attention; drop -fa off (llama.cpp asked for another operation on it)";
-  say_once(text);
+  const char* text = "the packed cache needs flash attention; drop -fa off and -ngl";
+  if (std::any_of(op->src, op->src + GGML_MAX_SRC,
+                  [](const ggml_tensor* t) { return in_our_type(t) && is_allocated(t); })) {
+    say_once(text);
+  }
   throw Error(text);
 }
 
@@ -103,7 +109,12 @@ const ggml_backend_device_i kDeviceInterface = {device_name,
                                                 /*event_synchronize*/ nullptr};
 
 const char* registry_name(ggml_backend_reg_t) { return "GTQ"; }
-std::size_t device_count(ggml_backend_reg_t) { return settings().active ? 1 : 0; }
+std::size_t device_count(ggml_backend_reg_t) {
+  if (!settings().active) return 0;
+  if (cpu_device() != nullptr) return 1;
+  say_once("this program has not loaded llama.cpp's CPU backend, which gtq needs; gtq is not active");
+  return 0;
+}
 ggml_backend_dev_t get_device(ggml_backend_reg_t, std::size_t) { return device(); }
 
 void* proc_address(ggml_backend_reg_t, const char* name) {

@@ -1,6 +1,8 @@
 #include "plugin/ops.h"
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "gtq/error.h"
@@ -20,12 +22,18 @@ std::int64_t cell_of(const ggml_tensor* indices, std::int64_t i) {
                                         : *reinterpret_cast<const std::int32_t*>(p);
 }
 
+// First stream of the cache that this attention reads; it goes on with the next ones.
+std::int64_t first_stream(const ggml_tensor* attention) {
+  const ggml_tensor* k = attention->src[1];
+  return static_cast<std::int64_t>(k->view_offs / root(k)->nb[2]);
+}
+
 AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
   PackedCache& cache = *packed_cache(k);
   AttentionCall call;
   call.codec = cache.tensors.at(root(k)).codec;
-  const std::int64_t stream = static_cast<std::int64_t>(k->view_offs / root(k)->nb[2]) + s;
+  const std::int64_t stream = first_stream(node) + s;
   const std::int64_t pages = cache.n_cells / kPageTokens * stream;
   call.key_pages = static_cast<const std::uint8_t*>(root(k)->data) + pages * call.codec->key_page_bytes();
   call.value_pages = static_cast<const std::uint8_t*>(root(v)->data) + pages * call.codec->value_page_bytes();
@@ -51,6 +59,65 @@ AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   return call;
 }
 
+void note_stored(PackedCache& cache, const ggml_tensor* store, const ggml_tensor* rope) {
+  const auto* positions = static_cast<const std::int32_t*>(rope->src[1]->data);
+  std::int64_t first = 0, n = 0;  // run of cells whose pages are still to be refreshed
+  for (std::int64_t t = 0; t < store->src[0]->ne[1]; ++t) {
+    const std::int64_t cell = cell_of(store->src[1], t);
+    cache.positions[cell] = positions[t];
+    if (n > 0 && cell == first + n) {
+      ++n;
+      continue;
+    }
+    cache.refresh_pages(first, n);
+    first = cell;
+    n = 1;
+  }
+  cache.refresh_pages(first, n);
+}
+
+// The layout of the cells of one page that some row of the mask lets through: regular, and where it starts.
+PagePositions::Page visible_page(const std::int32_t* positions, const ggml_tensor* mask, std::int64_t stream,
+                                 std::int64_t first_cell) {
+  constexpr std::uint16_t kMasked = 0xfc00;  // -inf
+  PagePositions::Page page;
+  bool seen = false;
+  const std::int64_t n = std::min<std::int64_t>(kPageTokens, mask->ne[0] - first_cell);
+  for (std::int64_t row = 0; row < mask->ne[1]; ++row) {
+    const auto* x = at<std::uint16_t>(mask, row, 0, stream) + first_cell;
+    for (std::int64_t j = 0; j < n; ++j) {
+      if (x[j] == kMasked) continue;
+      const std::int32_t start = positions[first_cell + j] - static_cast<std::int32_t>(j);
+      if (seen && start != page.start) return {0, false};
+      page.start = start;
+      seen = true;
+    }
+  }
+  return page;
+}
+
+void forget_mask(PackedCache& cache) {
+  for (const std::int64_t page : cache.masked_pages) cache.refresh_pages(page * kPageTokens, 1);
+  cache.masked_pages.clear();
+}
+
+// llama.cpp does not say when it frees a cell, so a page that is being filled anew looks irregular, which is
+// slow to attend. Only cells that the mask lets through count for this graph.
+void regard_mask(PackedCache& cache, const ggml_tensor* attention) {
+  forget_mask(cache);
+  const ggml_tensor* mask = attention->src[3];
+  if (mask == nullptr || mask->op != GGML_OP_NONE) return;  // not known before the graph runs
+  for (std::int64_t s = 0; s < attention->src[0]->ne[3]; ++s) {
+    const std::int64_t stream = first_stream(attention) + s;
+    auto& pages = cache.page_positions[stream].pages;
+    for (std::int64_t p = 0; p * kPageTokens < mask->ne[0]; ++p) {
+      if (pages[p].regular) continue;
+      pages[p] = visible_page(&cache.positions[stream * cache.n_cells], mask, s % mask->ne[3], p * kPageTokens);
+      if (pages[p].regular) cache.masked_pages.push_back(cache.n_cells / kPageTokens * stream + p);
+    }
+  }
+}
+
 }  // namespace
 
 bool is_cache_store(const ggml_tensor* node) {
@@ -62,6 +129,8 @@ bool is_cache_attention(const ggml_tensor* node) {
   return node->op == GGML_OP_FLASH_ATTN_EXT && cache_name(root(node->src[1])).has_value();
 }
 
+bool is_key_shift(const ggml_tensor* node) { return node->op == GGML_OP_ROPE && packed_cache(node) != nullptr; }
+
 const ggml_tensor* rope_of(const ggml_tensor* store) {
   const ggml_tensor* t = store->src[0];
   while (t != nullptr && (t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE)) {
@@ -72,7 +141,11 @@ const ggml_tensor* rope_of(const ggml_tensor* store) {
 
 RopeParams rope_params(const ggml_tensor* rope) {
   RopeParams p;
-  if (rope->op_params[2] != 0 && rope->op_params[2] != 2) throw Error("this RoPE mode is not supported by gtq");
+  if ((rope->op_params[2] != 0 && rope->op_params[2] != 2) || rope->op_params[15] != 0) {
+    throw Error(
+        "the RoPE of this model (several positions per token, or an offset) is not supported by gtq; run it "
+        "without gtq");
+  }
   p.mode = static_cast<RopeMode>(rope->op_params[2]);
   p.n_rot = rope->op_params[1];
   p.n_ctx_orig = rope->op_params[4];
@@ -89,17 +162,23 @@ RopeParams rope_params(const ggml_tensor* rope) {
 }
 
 void note_positions(ggml_tensor** nodes, int n_nodes) {
-  std::set<PackedCache*> done;
+  std::set<PackedCache*> stored;
+  std::map<PackedCache*, const ggml_tensor*> masks;
   for (int i = 0; i < n_nodes; ++i) {
-    if (!is_cache_store(nodes[i])) continue;
-    PackedCache* cache = packed_cache(nodes[i]);
-    const ggml_tensor* rope = cache != nullptr ? rope_of(nodes[i]) : nullptr;
-    if (rope == nullptr || !done.insert(cache).second) continue;
-    const auto* positions = static_cast<const std::int32_t*>(rope->src[1]->data);
-    for (std::int64_t t = 0; t < nodes[i]->src[0]->ne[1]; ++t) {
-      cache->positions[cell_of(nodes[i]->src[1], t)] = positions[t];
+    if (is_cache_store(nodes[i])) {
+      PackedCache* cache = packed_cache(nodes[i]);
+      const ggml_tensor* rope = cache != nullptr ? rope_of(nodes[i]) : nullptr;
+      if (rope != nullptr && stored.insert(cache).second) note_stored(*cache, nodes[i], rope);
+    } else if (is_cache_attention(nodes[i])) {
+      PackedCache* cache = packed_cache(nodes[i]->src[1]);
+      if (cache == nullptr) continue;
+      const auto [first, is_first] = masks.try_emplace(cache, nodes[i]->src[3]);
+      if (is_first) {
+        regard_mask(*cache, nodes[i]);
+      } else if (first->second != nodes[i]->src[3]) {
+        forget_mask(*cache);
+      }
     }
-    cache->refresh_pages();
   }
 }
 
@@ -108,7 +187,8 @@ void store_rows(const ggml_tensor* node, int thread, int n_threads) {
   const PackedTensor& packed = cache.tensors.at(root(node));
   const LayerCodec& codec = *packed.codec;
   auto* pages = static_cast<std::uint8_t*>(root(node)->data);
-  std::vector<std::uint8_t> rows(packed.is_key ? codec.key_token_bytes() : codec.value_token_bytes());
+  thread_local std::vector<std::uint8_t> rows;  // kept: this runs in every layer for every token
+  rows.resize(packed.is_key ? codec.key_token_bytes() : codec.value_token_bytes());
   for (std::int64_t t = 0; t < node->src[0]->ne[1]; ++t) {
     const std::int64_t cell = cell_of(node->src[1], t);
     if (cell / kPageTokens % n_threads != thread) continue;  // cells of one page share bytes
@@ -142,7 +222,7 @@ void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrie
   }
 }
 
-void shift_keys(const ggml_tensor* node) {
+void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
   PackedCache& cache = *packed_cache(node);
   const LayerCodec& codec = *cache.tensors.at(root(node)).codec;
   auto* pages = static_cast<std::uint8_t*>(root(node)->data);
@@ -151,7 +231,7 @@ void shift_keys(const ggml_tensor* node) {
   std::vector<float> key(codec.head_dim_k());
   for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(cache.positions.size()); ++cell) {
     const std::int32_t position = cache.positions[cell];
-    if (shift[cell] == 0 || position == kEmptyCell) continue;
+    if (shift[cell] == 0 || position == kEmptyCell || cell / kPageTokens % n_threads != thread) continue;
     codec.load_key_rows(pages, cell, rows.data());
     std::uint8_t* row = rows.data();
     for (int h = 0; h < codec.n_kv_heads(); ++h) {
@@ -164,13 +244,17 @@ void shift_keys(const ggml_tensor* node) {
   }
 }
 
-void finish_shift(const ggml_tensor* node) {
-  PackedCache& cache = *packed_cache(node);
-  const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
-  for (std::size_t cell = 0; cell < cache.positions.size(); ++cell) {
-    if (cache.positions[cell] != kEmptyCell) cache.positions[cell] += shift[cell];
+void finish_shift(ggml_tensor** nodes, int n_nodes) {
+  std::set<PackedCache*> done;
+  for (int i = 0; i < n_nodes; ++i) {
+    if (!is_key_shift(nodes[i]) || !done.insert(packed_cache(nodes[i])).second) continue;
+    PackedCache& cache = *packed_cache(nodes[i]);
+    const auto* shift = static_cast<const std::int32_t*>(nodes[i]->src[1]->data);
+    for (std::size_t cell = 0; cell < cache.positions.size(); ++cell) {
+      if (cache.positions[cell] != kEmptyCell) cache.positions[cell] += shift[cell];
+    }
+    cache.refresh_all_pages();
   }
-  cache.refresh_pages();
 }
 
 }  // namespace gtq::plugin

@@ -9,20 +9,22 @@ namespace gtq::plugin {
 // Nodes that llama.cpp aims at the cache, found by what they touch.
 bool is_cache_store(const ggml_tensor* node);  // SET_ROWS on a tensor named as a key or value cache
 bool is_cache_attention(const ggml_tensor* node);
+bool is_key_shift(const ggml_tensor* node);  // in-place ROPE on packed keys: llama.cpp's context shift
 
 // The ROPE node that made the rows of this store, nullptr for values.
 const ggml_tensor* rope_of(const ggml_tensor* store);
 RopeParams rope_params(const ggml_tensor* rope);
 
-// Notes the positions of all cells that the stores of this graph will fill. Inputs are readable before the
-// graph runs.
+// Notes the positions of all cells that the stores of this graph will fill, and which pages its attention may
+// take for regular. Inputs are readable before the graph runs.
 void note_positions(ggml_tensor** nodes, int n_nodes);
 
 void store_rows(const ggml_tensor* node, int thread, int n_threads);
 std::size_t attention_workspace(const ggml_tensor* node, int n_threads);
 void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrier, int thread, int n_threads);
-// In-place ROPE on the packed keys: decode, rotate on, encode. Positions are moved by finish_shift().
-void shift_keys(const ggml_tensor* node);
-void finish_shift(const ggml_tensor* node);
+// Decodes, rotates on and encodes the keys; their positions are moved by finish_shift(), when all layers are
+// done.
+void shift_keys(const ggml_tensor* node, int thread, int n_threads);
+void finish_shift(ggml_tensor** nodes, int n_nodes);
 
 }  // namespace gtq::plugin

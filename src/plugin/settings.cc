@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
@@ -33,6 +34,16 @@ Recipe parse_recipe(const std::string& name) {
   return found->second;
 }
 
+// The profile's checksum with the budget in its low byte (docs/format.md, "State row").
+std::uint64_t state_tag(const std::string& profile_path, const Budget& budget) {
+  constexpr std::streamoff kChecksumOffset = 48;
+  std::uint64_t checksum = 0;
+  std::ifstream(profile_path, std::ios::binary)
+      .seekg(kChecksumOffset)
+      .read(reinterpret_cast<char*>(&checksum), sizeof checksum);
+  return (checksum & ~std::uint64_t{0xff}) | static_cast<std::uint64_t>(budget.k_bits << 4 | budget.v_bits);
+}
+
 Settings load() {
   Settings s;
   try {
@@ -51,6 +62,7 @@ Settings load() {
             "GTQ_PROFILE is not set; make a profile with `gtq calibrate -m MODEL` or start with `gtq run`");
       }
       s.profile = read_profile(path);
+      s.state_tag = state_tag(path, s.budget);
       attention_kernel_name();  // refuses an unknown GTQ_CPU here, not inside a worker thread
     }
     s.active = true;
@@ -71,6 +83,11 @@ void say_once(const std::string& text) {
   static std::set<std::string> said;
   const std::lock_guard lock(mutex);
   if (said.insert(text).second) say(text);
+}
+
+void say_not_packed(const std::string& text) {
+  static std::once_flag said;
+  std::call_once(said, [&] { say(text); });
 }
 
 const Settings& settings() {

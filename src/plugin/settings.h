@@ -1,6 +1,7 @@
 // What the environment asks of the plugin, read once when it is loaded.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,7 @@ struct Settings {
   std::string recipe_name = "gtq";
   Budget budget;
   Profile profile;
+  std::uint64_t state_tag = 0;  // what the bytes of a saved row depend on: profile and budget
 };
 
 const Settings& settings();
@@ -25,6 +27,8 @@ const Settings& settings();
 // One line on standard error, "gtq: ..."; say_once() drops repetitions of the same text.
 void say(const std::string& text);
 void say_once(const std::string& text);
+// Why a cache is not packed: only the first reason, since others follow from it.
+void say_not_packed(const std::string& text);
 
 // Codec of a layer under the profile and budget; nullptr when the profile does not have the layer.
 const LayerCodec* layer_codec(int layer);

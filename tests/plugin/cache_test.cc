@@ -1,0 +1,200 @@
+// The packed cache under llama.cpp's own API: context shift, states in memory, sequences and streams. The stock
+// f16 cache of the same process (offload_kqv = false) is the reference. Needs GGML_BACKEND_PATH and
+// GTQ_PROFILE.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+namespace {
+
+constexpr int kPrompt = 300;  // more than four pages, not a whole number of them
+
+using Logits = std::vector<float>;
+using Context = std::unique_ptr<llama_context, decltype(&llama_free)>;
+
+struct Place {
+  llama_seq_id sequence;
+  llama_pos first;
+};
+
+llama_model* model() {
+  static llama_model* instance = [] {
+    llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+    ggml_backend_load_all_from_path(std::getenv("GTQ_TEST_LLAMA"));
+    return llama_model_load_from_file(std::getenv("GTQ_TEST_MODEL"), llama_model_default_params());
+  }();
+  return instance;
+}
+
+const std::vector<llama_token>& tokens() {
+  static const std::vector<llama_token> instance = [] {
+    std::ifstream file(std::getenv("GTQ_TEST_TEXT"));
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    std::vector<llama_token> result(text.size());
+    result.resize(llama_tokenize(llama_model_get_vocab(model()), text.data(), static_cast<int>(text.size()),
+                                 result.data(), static_cast<int>(result.size()), true, false));
+    return result;
+  }();
+  return instance;
+}
+
+Context context(bool packed, int n_sequences = 1, bool unified = false) {
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = 512 * n_sequences;
+  params.n_batch = params.n_ubatch = 1024;
+  params.n_seq_max = n_sequences;
+  params.kv_unified = unified;
+  params.n_threads = params.n_threads_batch = 1;
+  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  params.offload_kqv = packed;
+  return {llama_init_from_model(model(), params), llama_free};
+}
+
+// Decodes tokens[begin, end) at every place in one batch; the logits of the last token at each place.
+std::vector<Logits> decode(llama_context* ctx, int begin, int end, const std::vector<Place>& places) {
+  const int n = end - begin;
+  llama_batch batch = llama_batch_init(n * static_cast<int>(places.size()), 0, 1);
+  for (const Place& place : places) {
+    for (int i = 0; i < n; ++i) {
+      const int j = batch.n_tokens++;
+      batch.token[j] = tokens()[begin + i];
+      batch.pos[j] = place.first + i;
+      batch.n_seq_id[j] = 1;
+      batch.seq_id[j][0] = place.sequence;
+      batch.logits[j] = i == n - 1;
+    }
+  }
+  EXPECT_EQ(llama_decode(ctx, batch), 0);
+  std::vector<Logits> result;
+  const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model()));
+  for (std::size_t p = 0; p < places.size(); ++p) {
+    const float* x = llama_get_logits_ith(ctx, n * static_cast<int>(p + 1) - 1);
+    result.emplace_back(x, x + n_vocab);
+  }
+  llama_batch_free(batch);
+  return result;
+}
+
+Logits decode(llama_context* ctx, int begin, int end, const Place& place = {0, 0}) {
+  return decode(ctx, begin, end, std::vector<Place>{place})[0];
+}
+
+double log_sum(const Logits& x) {
+  double sum = 0;
+  for (const float v : x) sum += std::exp(static_cast<double>(v));
+  return std::log(sum);
+}
+
+double divergence(const Logits& reference, const Logits& x) {
+  const double zr = log_sum(reference), zx = log_sum(x);
+  double sum = 0;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    sum += std::exp(reference[i] - zr) * (reference[i] - zr - x[i] + zx);
+  return sum;
+}
+
+// Mean divergence of a packed cache from an f16 one over 24 tokens after the prompt, with or without a shift.
+double mean_divergence(bool shift) {
+  const Context packed = context(true), stock = context(false);
+  for (llama_context* ctx : {packed.get(), stock.get()}) {
+    decode(ctx, 0, kPrompt);
+    if (!shift) continue;
+    llama_memory_t memory = llama_get_memory(ctx);
+    llama_memory_seq_rm(memory, 0, 10, 110);
+    llama_memory_seq_add(memory, 0, 110, -1, -100);
+  }
+  constexpr int kTokens = 24;
+  double sum = 0;
+  for (int i = kPrompt; i < kPrompt + kTokens; ++i) {
+    const Place place = {0, i - (shift ? 100 : 0)};
+    const Logits expected = decode(stock.get(), i, i + 1, place);
+    sum += divergence(expected, decode(packed.get(), i, i + 1, place)) / kTokens;
+  }
+  return sum;
+}
+
+void expect_near(const Logits& expected, const Logits& actual, double limit, const char* what) {
+  const double kld = divergence(expected, actual);
+  EXPECT_LT(kld, limit) << what;
+}
+
+class CacheTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::ifstream(std::getenv("GTQ_TEST_MODEL")).good()) GTEST_SKIP() << "the model is missing";
+    ASSERT_NE(model(), nullptr);
+  }
+};
+
+TEST_F(CacheTest, ContextShiftCostsLittle) {
+  const double before = mean_divergence(false), after = mean_divergence(true);
+  std::printf("mean KLD %.5f without a shift, %.5f after one\n", before, after);
+  EXPECT_GT(before, 1e-6);  // otherwise nothing was packed
+  EXPECT_LT(before, 0.10);
+  EXPECT_LT(after, 2.5 * before + 1e-4);
+}
+
+// A state that is taken out and put back, in other cells, gives the same bits.
+void expect_state_survives(llama_state_seq_flags flags) {
+  const Context ctx = context(true, 2);
+  decode(ctx.get(), 0, kPrompt);
+  std::vector<std::uint8_t> state(llama_state_seq_get_size_ext(ctx.get(), 0, flags));
+  ASSERT_EQ(llama_state_seq_get_data_ext(ctx.get(), state.data(), state.size(), 0, flags), state.size());
+  const Logits expected = decode(ctx.get(), kPrompt, kPrompt + 1, {0, kPrompt});
+  llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, -1, -1);
+  decode(ctx.get(), 100, 200, {1, 0});
+  ASSERT_EQ(llama_state_seq_set_data_ext(ctx.get(), state.data(), state.size(), 1, flags), state.size());
+  EXPECT_EQ(decode(ctx.get(), kPrompt, kPrompt + 1, {1, kPrompt}), expected);
+}
+
+TEST_F(CacheTest, StateInMemory) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_NONE); }
+TEST_F(CacheTest, StateOnDevice) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_ON_DEVICE); }
+
+TEST_F(CacheTest, SequenceCopy) {
+  for (const bool unified : {false, true}) {
+    const Context ctx = context(true, 2, unified);
+    decode(ctx.get(), 0, kPrompt);
+    llama_memory_seq_cp(llama_get_memory(ctx.get()), 0, 1, -1, -1);
+    const Logits expected = decode(ctx.get(), kPrompt, kPrompt + 1, {0, kPrompt});
+    llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, kPrompt, -1);
+    expect_near(expected, decode(ctx.get(), kPrompt, kPrompt + 1, {1, kPrompt}), 1e-6, "copy");
+  }
+}
+
+// Four sequences in one batch, then a token of each per batch. With a stream for each, they run as if alone. In
+// a unified cache their cells mix within pages; float sums then differ in the last bits, which changes the
+// codes of a few later keys, so only the distance to f16 is compared.
+TEST_F(CacheTest, SequencesDoNotMix) {
+  constexpr int kShort = 70, kSteps = 12;
+  const Context stock = context(false), alone = context(true), streams = context(true, 4),
+                unified = context(true, 4, true);
+  std::vector<Place> places = {{0, 0}, {1, 0}, {2, 0}, {3, 0}};
+  decode(stock.get(), 0, kShort);
+  decode(alone.get(), 0, kShort);
+  decode(streams.get(), 0, kShort, places);
+  decode(unified.get(), 0, kShort, places);
+  double kld_alone = 0, kld_unified = 0;
+  for (int i = kShort; i < kShort + kSteps; ++i) {
+    for (Place& place : places) place.first = i;
+    const Logits reference = decode(stock.get(), i, i + 1, {0, i});
+    const Logits expected = decode(alone.get(), i, i + 1, {0, i});
+    kld_alone += divergence(reference, expected) / kSteps;
+    for (const Logits& x : decode(streams.get(), i, i + 1, places)) expect_near(expected, x, 2e-3, "streams");
+    for (const Logits& x : decode(unified.get(), i, i + 1, places)) {
+      kld_unified += divergence(reference, x) / (4 * kSteps);
+    }
+  }
+  std::printf("mean KLD %.5f alone, %.5f unified\n", kld_alone, kld_unified);
+  EXPECT_LT(kld_unified, 2 * kld_alone + 0.005);
+}
+
+}  // namespace
