@@ -112,8 +112,6 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
   s.logits = carver.take<float>(pairs * tile_cells);
   s.phase_step = carver.take<float>(2 * n_padded);
-  s.even_part = carver.take<float>(few_pairs * kHalfPage);
-  s.odd_part = carver.take<float>(few_pairs * kHalfPage);
   s.mean0 = carver.take<float>(few_pairs * kPageCells);
   s.mask = carver.take<float>(split.rows_per_item * tile_cells);
   s.row_scale = carver.take<float>(pairs);

@@ -324,6 +324,9 @@ void finish_tile_of_pages(const PageJob& job, const Tile& tile, PhaseWalk* walk)
 void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
   PageView& view = tile->views[tile->n_pages];
   view.page = page;
+  const std::int64_t ahead = page + kTilePages * job.page_step;
+  __builtin_prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset, 0, 2);
+  __builtin_prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset, 0, 2);
   if (!load_cells(job, &view) ||
       !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, kTileCells, &view)) {
     return;

@@ -71,10 +71,11 @@ GTQ_INLINE void turn(const float* c_re, const float* c_im, const float* cosine, 
   }
 }
 
-// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to: sums over n rope_blocks.
+// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to: sums over n rope_blocks, n a
+// multiple of 4; pairs are `stride` apart.
 template <int R>
-void smooth_coefficients(const float* re, const float* im, int n, const float* table, float* even, float* odd,
-                         std::size_t stride) {
+void smooth_coefficients(const float* re, const float* im, int n, std::size_t stride, const float* table,
+                         float* even, float* odd, std::size_t out_stride) {
   constexpr int kSets = R == 1 ? 4 : R == 2 ? 2 : 1;  // enough sums to hide the latency of an addition
   v8f sums[kSets][2][R] = {};
   for (int i = 0; i < n; i += kSets) {
@@ -84,8 +85,8 @@ void smooth_coefficients(const float* re, const float* im, int n, const float* t
       const v8f sine = load<v8f>(table + (i + set) * kChebyshev + kChebyshev / 2);
       GTQ_UNROLL
       for (int r = 0; r < R; ++r) {
-        sums[set][0][r] += re[r * n + i + set] * cosine;
-        sums[set][1][r] += im[r * n + i + set] * sine;
+        sums[set][0][r] += re[r * stride + i + set] * cosine;
+        sums[set][1][r] += im[r * stride + i + set] * sine;
       }
     }
   }
@@ -95,35 +96,92 @@ void smooth_coefficients(const float* re, const float* im, int n, const float* t
       sums[0][0][r] += sums[set][0][r];
       sums[0][1][r] += sums[set][1][r];
     }
-    store(even + r * stride, sums[0][0][r]);
-    store(odd + r * stride, sums[0][1][r]);
+    store(even + r * out_stride, sums[0][0][r]);
+    store(odd + r * out_stride, sums[0][1][r]);
   }
 }
 
-void all_smooth_coefficients(const PageJob& job, int n_pairs, std::size_t stride) {
+void all_smooth_coefficients(const PageJob& job, int n_pairs, std::size_t out_stride) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
-  const int n = mean.n_padded - mean.fast_padded;
+  const int n = (mean.n_smooth + 3) / 4 * 4;
+  const std::size_t stride = mean.n_padded - mean.fast_padded;
   for (int m = 0; m < n_pairs;) {
-    const float *re = s.smooth_re + m * n, *im = s.smooth_im + m * n;
-    float *even = s.even + m * stride + mean.fast_rows, *odd = s.odd + m * stride + mean.fast_rows;
+    const float *re = s.smooth_re + m * stride, *im = s.smooth_im + m * stride;
+    float *even = s.even + m * out_stride + mean.fast_rows, *odd = s.odd + m * out_stride + mean.fast_rows;
     if (n_pairs - m >= 4) {
-      smooth_coefficients<4>(re, im, n, mean.chebyshev, even, odd, stride);
+      smooth_coefficients<4>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
       m += 4;
     } else if (n_pairs - m >= 2) {
-      smooth_coefficients<2>(re, im, n, mean.chebyshev, even, odd, stride);
+      smooth_coefficients<2>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
       m += 2;
     } else {
-      smooth_coefficients<1>(re, im, n, mean.chebyshev, even, odd, stride);
+      smooth_coefficients<1>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
       m += 1;
     }
   }
 }
 
+#if defined(__AVX512F__)
+constexpr int kMaxSums = 24;  // vectors that stay in registers
+#else
+constexpr int kMaxSums = 12;
+#endif
+
 GTQ_INLINE vf reversed(vf x) {
   vi index;
   for (int i = 0; i < kLanes; ++i) index[i] = kLanes - 1 - i;
   return __builtin_shuffle(x, index);
+}
+
+// Even and odd parts of R pairs at 16 kPanels distances from the middle of the page, and the logits on both
+// sides.
+template <int R, int kPanels>
+void add_parts(const MeanByLogit& mean, const float* even, const float* odd, std::size_t stride, int panel,
+               float* out, std::size_t out_stride) {
+  constexpr int kVectors = kPanels * kVecs;
+  const std::size_t panel_stride = static_cast<std::size_t>(mean.n_basis) * kPanel;
+  const float* const bases[2] = {mean.even + panel * panel_stride, mean.odd + panel * panel_stride};
+  const float* const factors[2] = {even, odd};
+  vf sums[2][R][kVectors] = {};
+  for (int k = 0; k < mean.n_basis; ++k) {
+    GTQ_UNROLL
+    for (int part = 0; part < 2; ++part) {
+      vf row[kVectors];
+      GTQ_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        row[v] = load<vf>(bases[part] + v / kVecs * panel_stride + k * kPanel + v % kVecs * kLanes);
+      }
+      GTQ_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const vf factor = splat(factors[part][r * stride + k]);
+        GTQ_UNROLL
+        for (int v = 0; v < kVectors; ++v) sums[part][r][v] += factor * row[v];
+      }
+    }
+  }
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    float* row = out + r * out_stride;
+    GTQ_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const int x = panel * kPanel + v * kLanes;
+      store(row + kHalfPage + x, sums[0][r][v] + sums[1][r][v]);
+      store(row + kHalfPage - kLanes - x, reversed(sums[0][r][v] - sums[1][r][v]));
+    }
+  }
+}
+
+template <int R>
+void add_both_panels(const MeanByLogit& mean, const float* even, const float* odd, std::size_t stride,
+                     float* out, std::size_t out_stride) {
+  if constexpr (4 * R * kVecs <= kMaxSums) {
+    add_parts<R, 2>(mean, even, odd, stride, 0, out, out_stride);
+  } else {
+    for (int panel = 0; panel < 2; ++panel) {
+      add_parts<R, 1>(mean, even, odd, stride, panel, out, out_stride);
+    }
+  }
 }
 
 // out[m][64 cells] of a regular page for mean index c; scratch.phase is at the middle of the page.
@@ -141,15 +199,18 @@ void mean_logits(const PageJob& job, int c, int n, float* out, std::size_t out_s
          s.smooth_re + m * n_smooth, s.smooth_im + m * n_smooth);
   }
   if (n_smooth > 0) all_smooth_coefficients(job, n, stride);
-  const std::size_t panel = static_cast<std::size_t>(mean.n_basis) * kPanel;
-  gemm<Store::kSet>({n, 2, mean.n_basis, s.even, stride, mean.even, panel, s.even_part, kHalfPage, nullptr});
-  gemm<Store::kSet>({n, 2, mean.n_basis, s.odd, stride, mean.odd, panel, s.odd_part, kHalfPage, nullptr});
-  for (int m = 0; m < n; ++m) {
+  for (int m = 0; m < n;) {
+    const float *even = s.even + m * stride, *odd = s.odd + m * stride;
     float* row = out + m * out_stride;
-    for (int i = 0; i < kHalfPage; i += kLanes) {
-      const vf even = load<vf>(s.even_part + m * kHalfPage + i), odd = load<vf>(s.odd_part + m * kHalfPage + i);
-      store(row + kHalfPage + i, even + odd);
-      store(row + kHalfPage - kLanes - i, reversed(even - odd));
+    if (n - m == 1) {
+      add_both_panels<1>(mean, even, odd, stride, row, out_stride);
+      m += 1;
+    } else if (n - m == 2 || n - m == 4) {
+      add_both_panels<2>(mean, even, odd, stride, row, out_stride);
+      m += 2;
+    } else {
+      add_both_panels<3>(mean, even, odd, stride, row, out_stride);
+      m += 3;
     }
   }
 }
