@@ -105,10 +105,11 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
   s.mean_c = carver.take<float>(kMeans * few_pairs * 2 * n_padded);
-  s.even = carver.take<float>(few_pairs * (n_fast + kPanel));
-  s.odd = carver.take<float>(few_pairs * (n_fast + kPanel));
-  s.smooth_re = carver.take<float>(few_pairs * n_smooth);
-  s.smooth_im = carver.take<float>(few_pairs * n_smooth);
+  s.even = carver.take<float>(kTilePages * few_pairs * (n_fast + kPanel));
+  s.odd = carver.take<float>(kTilePages * few_pairs * (n_fast + kPanel));
+  s.smooth_re = carver.take<float>(kTilePages * few_pairs * n_smooth);
+  s.smooth_im = carver.take<float>(kTilePages * few_pairs * n_smooth);
+  s.mean_out = carver.take<float*>(kTilePages * few_pairs);
   s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
   s.logits = carver.take<float>(pairs * tile_cells);
   s.phase_step = carver.take<float>(2 * n_padded);

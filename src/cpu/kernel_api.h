@@ -91,8 +91,9 @@ struct PageStart {
 struct Scratch {
   float* query;       // [M][head_dim_k] transformed, scaled                        (in)
   float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, few rows only)
-  float *even, *odd;  // [M][fast_padded + 16] factors of the basis rows
-  float *smooth_re, *smooth_im;  // [M][n_padded - fast_padded]
+  float *even, *odd;  // [kTilePages * M][fast_padded + 16] factors of the basis rows
+  float *smooth_re, *smooth_im;  // [kTilePages * M][n_padded - fast_padded]
+  float** mean_out;              // [kTilePages * M]
   float* phase;                  // [2][n_padded] cos, sin of the page
   float* phase_step;             // [2][n_padded] of a step from page to page
   float* mean0;                  // [M][64]
