@@ -53,6 +53,11 @@ inline __m512i set1_epi8(char x) {
 inline __m512i set1_epi32(int x) {
   return each<std::int32_t>([=](int) { return x; });
 }
+inline __m512i broadcastd_epi32(__m128i a) {
+  int x = 0;
+  std::memcpy(&x, &a, sizeof(x));
+  return set1_epi32(x);
+}
 inline __m512 set1_ps(float x) {
   return each<float, __m512>([=](int) { return x; });
 }
@@ -146,6 +151,7 @@ inline unsigned test_epi32_mask(__m512i a, __m512i b) {
 #define _mm512_loadu_ps gtq::test::avx512::load_ps
 #define _mm512_set1_epi8 gtq::test::avx512::set1_epi8
 #define _mm512_set1_epi32 gtq::test::avx512::set1_epi32
+#define _mm512_broadcastd_epi32 gtq::test::avx512::broadcastd_epi32
 #define _mm512_set1_ps gtq::test::avx512::set1_ps
 #define _mm512_setzero_si512() gtq::test::avx512::set1_epi32(0)
 #define _mm512_add_epi32 gtq::test::avx512::add_epi32
