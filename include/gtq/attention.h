@@ -43,6 +43,10 @@ class LayerCodec {
   std::size_t key_page_bytes() const;
   std::size_t value_page_bytes() const;
 
+  // Token rows of one token from the vectors of all KV heads, head after head.
+  void encode_keys(const float* keys, std::int32_t position, std::uint8_t* rows) const;
+  void encode_values(const float* values, std::uint8_t* rows) const;
+
   // Token rows of all KV heads of one token, head after head. `cell` counts from the start of `pages`.
   std::size_t key_token_bytes() const;
   std::size_t value_token_bytes() const;

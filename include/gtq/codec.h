@@ -44,6 +44,8 @@ class KeyCodec {
   const std::vector<float>& group_weights() const { return group_weight_; }
   // key: head_dim floats after RoPE at `position`. Values that are not finite are coded as 0.
   void encode(const float* key, std::int32_t position, std::uint8_t* row) const;
+  // `turn` is that of the position (Rope::make_turn); heads of one layer share it.
+  void encode(const float* key, const float* turn, std::uint8_t* row) const;
   void decode(const std::uint8_t* row, std::int32_t position, float* key) const;
   // The residual only, in coded (slot) order, before the norm: codebook values. [head_dim]
   void unpack(const std::uint8_t* row, float* centroids) const;
@@ -52,14 +54,16 @@ class KeyCodec {
 
  private:
   int nearer_mean(const float* key, const float* means) const;
-  // Codes of y / norm; returns the norm code that fits them best and its weighted squared error.
-  int quantize(const float* y, float norm, std::uint8_t* codes, float* error) const;
+  struct Fit;
+  // Codes of y for each candidate norm, and how well they fit.
+  void quantize(const float* y, int start, Fit* fit) const;
 
   const HeadPlan& plan_;
   const Rope& rope_;
   std::size_t row_bytes_;
   std::vector<float> group_weight_;  // [n_groups]
   std::vector<float> signs_;         // [head_dim]
+  std::vector<float> query_gain_;    // [head_dim] sign / scale
 };
 
 class ValueCodec {

@@ -40,6 +40,9 @@ class Rope {
 
   // out = R_position in (head_dim floats); in and out may be the same array.
   void rotate(const float* in, std::int64_t position, float* out) const;
+  // The same in two steps, for many vectors at one position: `turn` holds n_blocks cosines, then as many sines.
+  void make_turn(std::int64_t position, float* turn) const;
+  void apply_turn(const float* turn, const float* in, float* out) const;
 
  private:
   int head_dim_;

@@ -15,6 +15,8 @@ namespace {
 // Starting points of the scale search, in norm code steps around the rms of the row.
 constexpr std::array<int, 5> kCandidates = {-4, -2, 0, 2, 4};
 
+constexpr int kTried = static_cast<int>(kCandidates.size());
+
 float finite(float x) { return std::isfinite(x) ? x : 0.0f; }
 
 }  // namespace
@@ -41,7 +43,10 @@ KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope) : plan_(plan), rope_(
   // Only ratios matter: keep them in a range where sums of squares neither overflow nor vanish.
   const float largest = *std::max_element(group_weight_.begin(), group_weight_.end());
   for (float& weight : group_weight_) weight = largest > 0.0f ? weight / largest : 1.0f;
-  for (int slot = 0; slot < plan.head_dim_k; ++slot) signs_.push_back(rotation_sign(0, slot));
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
+    signs_.push_back(rotation_sign(0, slot));
+    query_gain_.push_back(signs_[slot] / plan.scale[slot]);
+  }
 }
 
 int KeyCodec::nearer_mean(const float* key, const float* means) const {
@@ -56,35 +61,51 @@ int KeyCodec::nearer_mean(const float* key, const float* means) const {
   return distance[0] < distance[1] ? 0 : 1;
 }
 
-int KeyCodec::quantize(const float* y, float norm, std::uint8_t* codes, float* error) const {
-  const float inverse = 1.0f / norm;
-  float yc = 0, cc = 0, yy = 0;
+// Weighted sums over all slots for each candidate: y c, c c; and y y, the same for all.
+struct KeyCodec::Fit {
+  float yc[kTried] = {}, cc[kTried] = {}, yy = 0;
+  std::uint8_t codes[kTried][kMaxHeadDim];
+};
+
+void KeyCodec::quantize(const float* y, int start, Fit* fit) const {
+  float inverse[kTried];
+  for (int t = 0; t < kTried; ++t) {
+    const int candidate = std::clamp(start + kCandidates[t], 0, 127);
+    inverse[t] = 1.0f / key_norm(static_cast<std::uint8_t>(candidate));
+  }
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
     const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
-    float group_yc = 0, group_cc = 0, group_yy = 0;
+    // The candidates' sums, interleaved: each waits for its own only.
+    float yc[kTried] = {}, cc[kTried] = {}, yy = 0;
     for (std::size_t slot = g * kGroupDims; slot < (g + 1) * kGroupDims; ++slot) {
-      codes[slot] = quantizer.code(y[slot] * inverse);
-      const float centroid = quantizer.centroid(codes[slot]);
-      group_yc += y[slot] * centroid;
-      group_cc += centroid * centroid;
-      group_yy += y[slot] * y[slot];
+      for (int t = 0; t < kTried; ++t) {
+        const std::uint8_t code = quantizer.code(y[slot] * inverse[t]);
+        const float centroid = quantizer.centroid(code);
+        fit->codes[t][slot] = code;
+        yc[t] += y[slot] * centroid;
+        cc[t] += centroid * centroid;
+      }
+      yy += y[slot] * y[slot];
     }
-    yc += group_weight_[g] * group_yc;
-    cc += group_weight_[g] * group_cc;
-    yy += group_weight_[g] * group_yy;
+    for (int t = 0; t < kTried; ++t) {
+      fit->yc[t] += group_weight_[g] * yc[t];
+      fit->cc[t] += group_weight_[g] * cc[t];
+    }
+    fit->yy += group_weight_[g] * yy;
   }
-  // Least squares: the norm that fits these codes best, on the grid of the norm byte.
-  const int code = key_norm_code(yc / cc);
-  const float fitted = key_norm(static_cast<std::uint8_t>(code));
-  *error = yy - 2 * fitted * yc + fitted * fitted * cc;
-  return code;
 }
 
 void KeyCodec::encode(const float* key, std::int32_t position, std::uint8_t* row) const {
+  float turn[kMaxHeadDim];
+  rope_.make_turn(position, turn);
+  encode(key, turn, row);
+}
+
+void KeyCodec::encode(const float* key, const float* turn, std::uint8_t* row) const {
   const int d = plan_.head_dim_k;
   float clean[kMaxHeadDim], means[kMeans * kMaxHeadDim], y[kMaxHeadDim];
   for (int i = 0; i < d; ++i) clean[i] = finite(key[i]);
-  for (int c = 0; c < kMeans; ++c) rope_.rotate(&plan_.mean_keys[c * d], position, means + c * d);
+  for (int c = 0; c < kMeans; ++c) rope_.apply_turn(turn, &plan_.mean_keys[c * d], means + c * d);
   const int c = nearer_mean(clean, means);
   float sum = 0, weights = 0;
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
@@ -101,23 +122,24 @@ void KeyCodec::encode(const float* key, std::int32_t position, std::uint8_t* row
     weights += group_weight_[g] * kGroupDims;
   }
 
-  std::uint8_t codes[kMaxHeadDim], best_codes[kMaxHeadDim];
-  int best_norm = 0;
+  Fit fit;
+  quantize(y, key_norm_code(std::sqrt(sum / weights)), &fit);
+  int best = 0, best_norm = 0;
   float best_error = INFINITY;
-  const int start = key_norm_code(std::sqrt(sum / weights));
-  for (const int offset : kCandidates) {
-    const int candidate = std::clamp(start + offset, 0, 127);
-    float error = 0;
-    const int norm = quantize(y, key_norm(static_cast<std::uint8_t>(candidate)), codes, &error);
+  for (int t = 0; t < kTried; ++t) {
+    // Least squares: the norm that fits these codes best, on the grid of the norm byte.
+    const int norm = key_norm_code(fit.yc[t] / fit.cc[t]);
+    const float fitted = key_norm(static_cast<std::uint8_t>(norm));
+    const float error = fit.yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
     if (error < best_error) {
       best_error = error;
       best_norm = norm;
-      std::copy_n(codes, d, best_codes);
+      best = t;
     }
   }
   *row++ = static_cast<std::uint8_t>(c << 7 | best_norm);
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
-    pack_codes(best_codes + g * kGroupDims, kGroupDims, plan_.widths[g], row);
+    pack_codes(fit.codes[best] + g * kGroupDims, kGroupDims, plan_.widths[g], row);
     row += 2 * plan_.widths[g];
   }
 }
@@ -148,7 +170,7 @@ void KeyCodec::decode(const std::uint8_t* row, std::int32_t position, float* key
 
 void KeyCodec::transform_query(const float* query, float* out) const {
   for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
-    out[slot] = signs_[slot] * query[plan_.dims[slot]] / plan_.scale[slot];
+    out[slot] = query_gain_[slot] * query[plan_.dims[slot]];
   }
   for (int slot = 0; slot < plan_.head_dim_k; slot += kGroupDims) hadamard(out + slot, kGroupDims);
 }

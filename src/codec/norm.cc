@@ -2,6 +2,7 @@
 #include "codec/norm.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "gtq/codec.h"
@@ -26,7 +27,14 @@ int to_code(float norm, int bias, int lowest, int highest) {
 
 }  // namespace
 
-float key_norm(std::uint8_t norm_byte) { return from_code(norm_byte & 127, kKeyBias); }
+float key_norm(std::uint8_t norm_byte) {
+  static const auto norms = [] {
+    std::array<float, 128> all{};
+    for (int code = 0; code < 128; ++code) all[code] = from_code(code, kKeyBias);
+    return all;
+  }();
+  return norms[norm_byte & 127];
+}
 int key_mean_index(std::uint8_t norm_byte) { return norm_byte >> 7; }
 float value_norm(std::uint8_t norm_byte) { return norm_byte == 0 ? 0.0f : from_code(norm_byte, kValueBias); }
 

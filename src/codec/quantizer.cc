@@ -1,13 +1,22 @@
 #include "codec/quantizer.h"
 
+#include <limits>
+
 namespace gtq {
 
-Quantizer::Quantizer(int width) : n_codes_(1 << width) {
+Quantizer::Quantizer(int width) {
+  const int n_codes = 1 << width;
   const std::int8_t* levels = codebook_levels(width);
   const float step = codebook_step(width);
-  for (int i = 0; i < n_codes_; ++i) centroids_[i] = static_cast<float>(levels[i]) * step;
-  for (int i = 0; i + 1 < n_codes_; ++i) {
+  for (int i = 0; i < n_codes; ++i) centroids_[i] = static_cast<float>(levels[i]) * step;
+  for (int i = 0; i + 1 < n_codes; ++i) {
     thresholds_[i] = 0.5f * static_cast<float>(levels[i] + levels[i + 1]) * step;
+  }
+  thresholds_[n_codes - 1] = std::numeric_limits<float>::infinity();
+  for (int c = 0; c < kCells; ++c) {
+    int before = 0;
+    while (before + 1 < n_codes && cell(thresholds_[before]) < c) ++before;
+    thresholds_before_[c] = static_cast<std::uint8_t>(before);
   }
 }
 

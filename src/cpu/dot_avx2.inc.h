@@ -13,11 +13,12 @@ constexpr int kBlockPairs = 4;  // pairs whose sums stay in registers
 template <int N>
 constexpr int kSumSets = 1;  // additions have a latency of one cycle: no second set of sums is needed
 
+// Lanes 0 .. 7 and 8 .. 15. No arrays: GCC keeps arrays in memory until it has unrolled the loops over them.
 struct Sums {
-  __m256i lanes[2];
+  __m256i low, high;
 };
 struct Levels {
-  __m256i even[2], odd[2];
+  __m256i even_low, odd_low, even_high, odd_high;
 };
 struct Bias {
   std::int32_t sum;  // of the quantized numbers
@@ -67,46 +68,43 @@ GTQ_INLINE Index index_of(const std::uint8_t* at) {
   }
 }
 
+GTQ_INLINE __m256i sixteen_levels(const CodeTable& from, int first) {
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from.biased + first)));
+}
+
+// Codebooks of 32 and 64 entries in 2 and 4 tables.
 template <int W>
 struct LevelTable {
-  static constexpr int kParts = W <= 4 ? 1 : (1 << W) / 16;
-  __m256i part[kParts];
+  __m256i a, b, c, d;
 
-  explicit LevelTable(const CodeTable& from) {
-    for (int i = 0; i < kParts; ++i) {
-      part[i] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from.biased) + i));
-    }
-  }
+  explicit LevelTable(const CodeTable& from)
+      : a(sixteen_levels(from, 0)),
+        b(sixteen_levels(from, 16)),
+        c(sixteen_levels(from, 32)),
+        d(sixteen_levels(from, 48)) {}
 };
 
 template <int W>
 GTQ_INLINE __m256i look_up(const LevelTable<W>& table, const Index& index) {
-  constexpr int kParts = LevelTable<W>::kParts;
-  __m256i found[kParts];
-  GTQ_UNROLL
-  for (int i = 0; i < kParts; ++i) found[i] = _mm256_shuffle_epi8(table.part[i], index.low);
-  if constexpr (kParts == 1) return found[0];
-  const __m256i low = _mm256_blendv_epi8(found[0], found[1 % kParts], index.bit4);
-  if constexpr (kParts == 2) return low;
-  return _mm256_blendv_epi8(low, _mm256_blendv_epi8(found[2 % kParts], found[3 % kParts], index.bit4),
-                            index.bit5);
+  const auto found = [&](__m256i part) { return _mm256_shuffle_epi8(part, index.low); };
+  if constexpr (W <= 4) return found(table.a);
+  const __m256i low = _mm256_blendv_epi8(found(table.a), found(table.b), index.bit4);
+  if constexpr (W <= 5) return low;
+  return _mm256_blendv_epi8(low, _mm256_blendv_epi8(found(table.c), found(table.d), index.bit4), index.bit5);
 }
 
 template <int W, int O>
 GTQ_INLINE Levels unpack(const LevelTable<W>& table, const std::uint8_t* unit) {
-  Levels levels;
-  GTQ_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const __m256i u = look_up<W>(table, index_of<W, O>(unit + 32 * i));
-    levels.even[i] = _mm256_and_si256(u, _mm256_set1_epi16(255));
-    levels.odd[i] = _mm256_srli_epi16(u, 8);
-  }
-  return levels;
+  const __m256i even = _mm256_set1_epi16(255);
+  const __m256i low = look_up<W>(table, index_of<W, O>(unit));
+  const __m256i high = look_up<W>(table, index_of<W, O>(unit + 32));
+  return {_mm256_and_si256(low, even), _mm256_srli_epi16(low, 8), _mm256_and_si256(high, even),
+          _mm256_srli_epi16(high, 8)};
 }
 
 GTQ_INLINE Sums start_sums(const Bias& bias) {
   const __m256i start = _mm256_set1_epi32(-128 * bias.sum);
-  return {{start, start}};
+  return {start, start};
 }
 
 GTQ_INLINE __m256i pair_everywhere(const Quad* quad, int i) {
@@ -115,22 +113,22 @@ GTQ_INLINE __m256i pair_everywhere(const Quad* quad, int i) {
 
 GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
   const __m256i even = pair_everywhere(quad, 0), odd = pair_everywhere(quad, 1);
-  GTQ_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    sums.lanes[i] = _mm256_add_epi32(sums.lanes[i], _mm256_madd_epi16(levels.even[i], even));
-    sums.lanes[i] = _mm256_add_epi32(sums.lanes[i], _mm256_madd_epi16(levels.odd[i], odd));
-    // Keeps the order of sums: compilers like to do all multiplications first, and run out of registers.
-    asm volatile("" : "+x"(sums.lanes[i]));
-  }
+  __m256i low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(levels.even_low, even));
+  __m256i high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(levels.even_high, even));
+  low = _mm256_add_epi32(low, _mm256_madd_epi16(levels.odd_low, odd));
+  high = _mm256_add_epi32(high, _mm256_madd_epi16(levels.odd_high, odd));
+  // Keeps the order of sums: compilers like to do all multiplications first, and run out of registers.
+  asm volatile("" : "+x"(low), "+x"(high));
+  sums = {low, high};
 }
 
 GTQ_INLINE void add_sums(Sums& to, const Sums& sums) {
-  for (int i = 0; i < 2; ++i) to.lanes[i] = _mm256_add_epi32(to.lanes[i], sums.lanes[i]);
+  to = {_mm256_add_epi32(to.low, sums.low), _mm256_add_epi32(to.high, sums.high)};
 }
 
 // Vector i of kVecs.
 GTQ_INLINE vf sums_as_floats(const Sums& sums, int i) {
-  return reinterpret_cast<vf>(_mm256_cvtepi32_ps(sums.lanes[i]));
+  return reinterpret_cast<vf>(_mm256_cvtepi32_ps(i == 0 ? sums.low : sums.high));
 }
 
 // round(scale * x) of n numbers, n a multiple of 16, every |scale * x| at most kMaxQuantized. Quad i goes to

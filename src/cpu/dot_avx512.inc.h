@@ -73,11 +73,14 @@ GTQ_INLINE Sums start_sums(const Bias& bias) {
   return {_mm512_set1_epi32(-128 * bias.high), _mm512_set1_epi32(-128 * bias.low)};
 }
 
+// One load that broadcasts; set1 of a number may pass through a scalar register.
+GTQ_INLINE __m512i plane_everywhere(const Quad* quad, int i) {
+  return _mm512_broadcastd_epi32(_mm_loadu_si32(reinterpret_cast<const char*>(quad) + 4 * i));
+}
+
 GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
-  std::int32_t planes[2];
-  __builtin_memcpy(planes, quad, sizeof(planes));
-  sums.high = _mm512_dpbusd_epi32(sums.high, levels.bytes, _mm512_set1_epi32(planes[0]));
-  sums.low = _mm512_dpbusd_epi32(sums.low, levels.bytes, _mm512_set1_epi32(planes[1]));
+  sums.high = _mm512_dpbusd_epi32(sums.high, levels.bytes, plane_everywhere(quad, 0));
+  sums.low = _mm512_dpbusd_epi32(sums.low, levels.bytes, plane_everywhere(quad, 1));
 }
 
 GTQ_INLINE void add_sums(Sums& to, const Sums& sums) {

@@ -35,7 +35,7 @@ struct MeanByLogit {
   const std::uint16_t *first, *second;  // [n_padded] dims of the rope_block
   const float *mean_re, *mean_im;       // [2][n_padded]
   const double* turns;                  // [n_padded] theta / 2 pi
-  int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis: with 8 polynomials
+  int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis, 8 polynomials with them
   const float* even;                    // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
   const float* odd;                     // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
   const float* chebyshev;               // [n_padded - fast_padded][8 coefficients of cos, 8 of -sin]
@@ -91,12 +91,11 @@ struct PageStart {
 struct Scratch {
   float* query;       // [M][head_dim_k] transformed, scaled                        (in)
   float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, few rows only)
-  float *even, *odd;  // [M][fast_padded + 16] factors of the basis rows
-  float *smooth_re, *smooth_im;  // [M][n_padded - fast_padded]
+  float *even, *odd;  // [kTilePages * M][fast_padded + 16] factors of the basis rows
+  float *smooth_re, *smooth_im;  // [kTilePages * M][n_padded - fast_padded]
+  float** mean_out;              // [kTilePages * M]
   float* phase;                  // [2][n_padded] cos, sin of the page
   float* phase_step;             // [2][n_padded] of a step from page to page
-  float* even_part;              // [M][32] by distance from the middle of the page
-  float* odd_part;               // [M][32]
   float* mean0;                  // [M][64]
   float* logits;                 // [M][64, or kTileCells with few rows]
   float* mask;                   // [rows_capacity][as many]

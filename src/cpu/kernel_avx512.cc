@@ -16,6 +16,8 @@ namespace {
 #include "cpu/kernel_page.inc.h"
 // (order matters)
 #include "cpu/dot_avx512.inc.h"
+#include "cpu/kernel_mean_logit.inc.h"
+// (order matters)
 #include "cpu/kernel_decode.inc.h"
 
 }  // namespace

@@ -14,12 +14,6 @@
 // against double on the same bytes below 5e-4, tested at 1e-3 (tests/cpu). Keys of pages whose positions do not
 // follow each other go through kernel_page.inc.h in f32.
 
-struct Tile {
-  int n_pages;
-  std::int64_t pages[kTilePages];
-  PageView views[kTilePages];
-};
-
 // ---- keys
 
 // Outputs O .. kEnd of a unit times the quads of kN pairs; output O belongs to quads[0].
@@ -70,7 +64,7 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
   for (; g < n_groups && head.widths[g] == W; ++g) {
     const std::size_t offset = head.group_offset[g];
     if (block.next != nullptr) {
-      for (int w = 0; w < W; ++w) __builtin_prefetch(block.next + offset + kWordStride * w, 0, 2);
+      for (int w = 0; w < W; ++w) __builtin_prefetch(block.next + offset + kWordStride * w, 0, 3);
     }
     add_unit<W, 4 * kHigh, 4 * kHigh + 4, kN>(table, block.codes + offset, block.quads + 4 * g * block.stride,
                                               block.stride, sums);
@@ -143,7 +137,7 @@ void value_tile(const PageJob& job, const Tile& tile, int m, std::ptrdiff_t ahea
       const std::uint8_t* codes =
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
       for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * stride) {
-        for (int w = 0; ahead != 0 && w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 2);
+        for (int w = 0; ahead != 0 && w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
         add_unit<W, 0, 8, kN>(table, codes, quads, stride, sums);
       }
     }
@@ -293,6 +287,8 @@ void softmax_tile(const PageJob& job, const Tile& tile, int m) {
 
 void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
   const int n = job.n_rows * job.n_heads;
+  const bool add = job.head->by_logit.n_padded > 0;
+  mean_terms(job, tile, walk);
   for (int t = 0; t < tile.n_pages; ++t) {
     const PageView& view = tile.views[t];
     const std::uint8_t* keys = job.key_pages + view.page * job.key_page_stride;
@@ -302,8 +298,6 @@ void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
       compute_logits(job, view, keys, keys, 0, n, to);
       continue;
     }
-    const bool add = job.head->by_logit.n_padded > 0;
-    if (add) mean_terms(job, view, n, walk, logits);
     for_blocks(n, [&](auto size, int m) {
       const std::uint8_t* next = m == 0 ? keys + kTilePages * job.page_step * job.key_page_stride : nullptr;
       key_page<decltype(size)::value>(job, view, keys, next, m, logits, add);
@@ -324,6 +318,9 @@ void finish_tile_of_pages(const PageJob& job, const Tile& tile, PhaseWalk* walk)
 void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
   PageView& view = tile->views[tile->n_pages];
   view.page = page;
+  const std::int64_t ahead = page + kTilePages * job.page_step;
+  __builtin_prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset, 0, 3);
+  __builtin_prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset, 0, 3);
   if (!load_cells(job, &view) ||
       !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, kTileCells, &view)) {
     return;

@@ -13,6 +13,8 @@ namespace {
 #include "cpu/kernel_page.inc.h"
 // (order matters)
 #include "cpu/dot_plain.inc.h"
+#include "cpu/kernel_mean_logit.inc.h"
+// (order matters)
 #include "cpu/kernel_decode.inc.h"
 
 }  // namespace

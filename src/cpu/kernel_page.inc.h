@@ -47,8 +47,8 @@ void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t
   const HeadTables& head = *job.head;
   vi any_first{}, any_other{};
   for (int j = 0; j < kPageCells; j += kLanes) {
-    const vu key = __builtin_convertvector(load<vcodes>(keys + head.key_norm_offset + j), vu);
-    const vu value = __builtin_convertvector(load<vcodes>(values + head.value_norm_offset + j), vu);
+    const vu key = load_bytes_to_lanes(keys + head.key_norm_offset + j);
+    const vu value = load_bytes_to_lanes(values + head.value_norm_offset + j);
     store(view->key_norm + j, norms_of(head.key_norm_octave, kKeyNormOctaves, key & 127));
     const vf value_norm = norms_of(head.value_norm_octave, kValueNormOctaves, value);
     store(view->value_norm + j, value == 0 ? vf{} : value_norm);

@@ -65,10 +65,26 @@ GTQ_INLINE float lane_sum(vf v) {
 }
 
 GTQ_INLINE bool any_lane(vi v) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v)) != 0;
+#elif defined(__AVX__)
+  return _mm256_testz_si256(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v)) == 0;
+#else
   std::int32_t bits = 0;
-  GTQ_UNROLL
   for (int i = 0; i < kLanes; ++i) bits |= v[i];
   return bits != 0;
+#endif
+}
+
+// kLanes bytes, one to a lane. GCC 12 takes the general form apart into single bytes.
+GTQ_INLINE vu load_bytes_to_lanes(const std::uint8_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vu>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vu>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(load<vcodes>(p), vu);
+#endif
 }
 
 // e^x for -87 <= x <= 88, e^-87 below. Relative error below 2e-7.

@@ -60,6 +60,22 @@ std::size_t LayerCodec::value_page_bytes() const { return impl_->value_page_byte
 std::size_t LayerCodec::key_token_bytes() const { return impl_->key_token_bytes; }
 std::size_t LayerCodec::value_token_bytes() const { return impl_->value_token_bytes; }
 
+void LayerCodec::encode_keys(const float* keys, std::int32_t position, std::uint8_t* rows) const {
+  float turn[kMaxHeadDim];  // cosines and sines take most of an encoding: once for all heads
+  impl_->rope.make_turn(position, turn);
+  for (const auto& head : impl_->heads) {
+    head->key_codec.encode(keys, turn, rows + head->key_row_offset);
+    keys += head_dim_k();
+  }
+}
+
+void LayerCodec::encode_values(const float* values, std::uint8_t* rows) const {
+  for (const auto& head : impl_->heads) {
+    head->value_codec.encode(values, rows + head->value_row_offset);
+    values += head_dim_v();
+  }
+}
+
 void LayerCodec::store_key_rows(std::uint8_t* pages, std::int64_t cell, const std::uint8_t* rows) const {
   const auto [offset, in_page] = place_of(cell, impl_->key_page_bytes);
   for (const auto& head : impl_->heads) {

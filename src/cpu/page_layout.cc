@@ -57,14 +57,36 @@ constexpr auto make_outputs() {
 
 constexpr auto kOutputs = make_outputs();
 
-// `unit` points at the byte of the code in word 0.
-void put_code(std::uint8_t* unit, const Output& output, std::uint8_t code) {
+// Replaces the bits of a part in 32-bit lanes: four neighbouring codes, or one code in the byte at bit `at` of
+// each lane when bytes is 1.
+inline std::uint32_t with_codes(std::uint32_t lane, const Part& part, std::uint32_t codes, std::uint32_t bytes,
+                                int at) {
+  const std::uint32_t mask = ((1u << part.n_bits) - 1) * bytes;
+  const std::uint32_t bits = codes >> part.code_shift & mask;
+  return (lane & ~(mask << part.shift << at)) | bits << part.shift << at;
+}
+
+// Four neighbouring codes into a lane of a key unit; `lane` points at it in word 0.
+void put_four_codes(std::uint8_t* lane, const Output& output, const std::uint8_t* codes) {
+  std::uint32_t four, x;
+  std::memcpy(&four, codes, 4);
   for (int i = 0; i < output.n_parts; ++i) {
-    const Part& part = output.parts[i];
-    const unsigned mask = (1u << part.n_bits) - 1;
-    std::uint8_t& byte = unit[part.word * kWordBytes];
-    byte = static_cast<std::uint8_t>((byte & ~(mask << part.shift)) |
-                                     (((code >> part.code_shift) & mask) << part.shift));
+    std::uint8_t* at = lane + output.parts[i].word * kWordBytes;
+    std::memcpy(&x, at, 4);
+    x = with_codes(x, output.parts[i], four, 0x01010101u, 0);
+    std::memcpy(at, &x, 4);
+  }
+}
+
+// One code into byte `byte` of each of the 16 lanes of a value unit.
+void put_column(std::uint8_t* unit, const Output& output, int byte, const std::uint8_t* codes) {
+  std::uint32_t lanes[kGroupDims];
+  for (int i = 0; i < output.n_parts; ++i) {
+    std::uint8_t* word = unit + output.parts[i].word * kWordBytes;
+    std::memcpy(lanes, word, sizeof(lanes));
+    for (int d = 0; d < kGroupDims; ++d)
+      lanes[d] = with_codes(lanes[d], output.parts[i], codes[d], 1, 8 * byte);
+    std::memcpy(word, lanes, sizeof(lanes));
   }
 }
 
@@ -95,11 +117,11 @@ void KeyPageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* row)
   const int first_output = 4 * ((cell / 16) % 2);
   std::uint8_t codes[kGroupDims];
   for (std::size_t g = 0; g < widths.size(); ++g) {
-    std::uint8_t* unit = page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16);
+    std::uint8_t* lane = page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16);
     unpack_codes(row, kGroupDims, widths[g], codes);
     row += 2 * widths[g];
-    for (int slot = 0; slot < kGroupDims; ++slot) {
-      put_code(unit + slot % 4, kOutputs[widths[g]][first_output + slot / 4], codes[slot]);
+    for (int slot = 0; slot < kGroupDims; slot += 4) {
+      put_four_codes(lane, kOutputs[widths[g]][first_output + slot / 4], codes + slot);
     }
   }
 }
@@ -130,10 +152,10 @@ void ValuePageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* ro
   const Output& output = kOutputs[width][(cell / 4) % kUnitOutputs];
   std::uint8_t codes[kGroupDims];
   for (int g = 0; g < n_groups; ++g) {
-    std::uint8_t* unit = page + static_cast<std::size_t>(2 * g + cell / 32) * width * kWordBytes + cell % 4;
+    std::uint8_t* unit = page + static_cast<std::size_t>(2 * g + cell / 32) * width * kWordBytes;
     unpack_codes(row, kGroupDims, width, codes);
     row += 2 * width;
-    for (int dim = 0; dim < kGroupDims; ++dim) put_code(unit + 4 * dim, output, codes[dim]);
+    put_column(unit, output, cell % 4, codes);
   }
 }
 

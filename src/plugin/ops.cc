@@ -193,19 +193,11 @@ void store_rows(const ggml_tensor* node, int thread, int n_threads) {
     const std::int64_t cell = cell_of(node->src[1], t);
     if (cell / kPageTokens % n_threads != thread) continue;  // cells of one page share bytes
     const auto* x = at<float>(node->src[0], t);
-    std::uint8_t* row = rows.data();
-    for (int h = 0; h < codec.n_kv_heads(); ++h) {
-      if (packed.is_key) {
-        codec.key_codec(h).encode(x + h * codec.head_dim_k(), cache.positions[cell], row);
-        row += codec.key_codec(h).row_bytes();
-      } else {
-        codec.value_codec(h).encode(x + h * codec.head_dim_v(), row);
-        row += codec.value_codec(h).row_bytes();
-      }
-    }
     if (packed.is_key) {
+      codec.encode_keys(x, cache.positions[cell], rows.data());
       codec.store_key_rows(pages, cell, rows.data());
     } else {
+      codec.encode_values(x, rows.data());
       codec.store_value_rows(pages, cell, rows.data());
     }
   }

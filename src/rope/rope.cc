@@ -71,10 +71,22 @@ Rope::Rope(int head_dim, const RopeParams& params) : head_dim_(head_dim) {
 }
 
 void Rope::rotate(const float* in, std::int64_t position, float* out) const {
+  std::vector<float> turn(2 * static_cast<std::size_t>(n_blocks()));
+  make_turn(position, turn.data());
+  apply_turn(turn.data(), in, out);
+}
+
+void Rope::make_turn(std::int64_t position, float* turn) const {
   for (int i = 0; i < n_blocks(); ++i) {
     const double angle = theta_[i] * static_cast<double>(position);
-    const float c = static_cast<float>(std::cos(angle));
-    const float s = static_cast<float>(std::sin(angle));
+    turn[i] = static_cast<float>(std::cos(angle));
+    turn[n_blocks() + i] = static_cast<float>(std::sin(angle));
+  }
+}
+
+void Rope::apply_turn(const float* turn, const float* in, float* out) const {
+  for (int i = 0; i < n_blocks(); ++i) {
+    const float c = turn[i], s = turn[n_blocks() + i];
     const float x = in[first_[i]];
     const float y = in[second_[i]];
     out[first_[i]] = x * c - y * s;

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "cpu/emulated_kernel.h"
 #include "cpu/random_layer.h"
 
 namespace gtq::test {
@@ -21,6 +22,12 @@ struct Case {
   std::vector<std::uint16_t> mask;
   AttentionCall call;
 };
+
+std::vector<cpu::Kernel> all_kernels() {
+  std::vector<cpu::Kernel> kernels = emulated_kernels();
+  kernels.insert(kernels.end(), cpu::supported_kernels().begin(), cpu::supported_kernels().end());
+  return kernels;
+}
 
 std::vector<double> expected(const Case& c) {
   const LayerCodec& codec = *c.codec;
@@ -102,7 +109,7 @@ std::vector<std::uint16_t> random_mask(Random& random, std::int64_t n_rows, std:
   return mask;
 }
 
-Case random_case(unsigned seed, bool prefill) {
+Case random_case(unsigned seed, bool prefill, int most_cells = 300) {
   Random random(seed);
   Case c;
   const int n_kv_heads = random_int(random, 1, 3);
@@ -112,7 +119,7 @@ Case random_case(unsigned seed, bool prefill) {
   c.layer =
       random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
   c.codec = std::make_unique<LayerCodec>(c.layer, Budget{random_int(random, 1, 6), random_int(random, 1, 6)});
-  c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, 300)),
+  c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, most_cells)),
                          random_int(random, 0, 2) == 0);
   const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);
   const float sigma = random_int(random, 0, 1) == 0 ? 0.3f : 1.0f;
@@ -136,7 +143,7 @@ void check_cases(unsigned first_seed, unsigned n, bool prefill) {
   for (unsigned seed = first_seed; seed < first_seed + n; ++seed) {
     Case c = random_case(seed, prefill);
     const std::vector<double> want = expected(c);
-    for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+    for (const cpu::Kernel& kernel : all_kernels()) {
       std::fill(c.out.begin(), c.out.end(), std::nanf(""));
       run_attention(kernel, c.call, 1 + static_cast<int>(seed % 4));
       EXPECT_LT(relative_l2(c.out, want), kTolerance)
@@ -149,6 +156,21 @@ void check_cases(unsigned first_seed, unsigned n, bool prefill) {
 
 TEST(Attention, DecodeAgreesWithOracle) { check_cases(1, 300, false); }
 TEST(Attention, PrefillAgreesWithOracle) { check_cases(1001, 100, true); }
+
+// Small shapes, thousands of them: every width, head_dim, group and mask against the plainest kernel.
+TEST(Attention, KernelsAgree) {
+  for (unsigned seed = 5000; seed < 8000; ++seed) {
+    Case c = random_case(seed, false, 70);
+    const cpu::Kernel& plain = cpu::supported_kernels().back();
+    run_attention(plain, c.call, 1);
+    const std::vector<double> want(c.out.begin(), c.out.end());
+    for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+      std::fill(c.out.begin(), c.out.end(), std::nanf(""));
+      run_attention(kernel, c.call, 1);
+      EXPECT_LT(relative_l2(c.out, want), kTolerance) << kernel.name << ", seed " << seed;
+    }
+  }
+}
 
 TEST(Attention, RepeatsItself) {
   for (const bool prefill : {false, true}) {

@@ -1,0 +1,39 @@
+// The source of the AVX-512 kernel compiled for the baseline, with emulated instructions.
+#include "cpu/emulated_kernel.h"
+
+#if defined(__x86_64__)
+#include "cpu/emulated_avx512.h"
+#define __AVX512F__ 1
+
+namespace gtq::cpu {
+namespace {
+
+#include "cpu/kernel_simd.inc.h"
+// (order matters)
+#include "cpu/kernel_expand.inc.h"
+#include "cpu/kernel_gemm.inc.h"
+#include "cpu/kernel_mean.inc.h"
+#include "cpu/kernel_page.inc.h"
+// (order matters)
+#include "cpu/dot_avx512.inc.h"
+#include "cpu/kernel_mean_logit.inc.h"
+// (order matters)
+#include "cpu/kernel_decode.inc.h"
+
+void attend_pages(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+
+}  // namespace
+}  // namespace gtq::cpu
+
+namespace gtq::test {
+
+std::vector<cpu::Kernel> emulated_kernels() { return {{"avx512 emulated", cpu::attend_pages}}; }
+
+}  // namespace gtq::test
+#else
+namespace gtq::test {
+
+std::vector<cpu::Kernel> emulated_kernels() { return {}; }
+
+}  // namespace gtq::test
+#endif
