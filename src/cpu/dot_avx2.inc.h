@@ -12,6 +12,9 @@
 constexpr int kBlockPairs = 4;  // pairs whose sums stay in registers
 template <int N>
 constexpr int kSumSets = 1;  // additions have a latency of one cycle: no second set of sums is needed
+// Blocks of 16 keys whose sums stay in registers with them.
+template <int N>
+constexpr int kKeyBlocks = N == 1 ? 2 : 1;
 
 // Lanes 0 .. 7 and 8 .. 15. No arrays: GCC keeps arrays in memory until it has unrolled the loops over them.
 struct Sums {

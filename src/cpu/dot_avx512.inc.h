@@ -16,6 +16,9 @@ template <int N>
 constexpr int kSumSets = N == 1   ? 4
                          : N == 2 ? 2
                                   : 1;
+// Blocks of 16 keys whose sums stay in registers with them.
+template <int N>
+constexpr int kKeyBlocks = N <= 4 ? 2 : 1;
 
 struct Sums {
   __m512i high, low;

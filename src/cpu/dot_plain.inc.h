@@ -5,6 +5,9 @@
 constexpr int kBlockPairs = 2;
 template <int N>
 constexpr int kSumSets = 3 - N;
+// Blocks of 16 keys whose sums stay in registers with them.
+template <int N>
+constexpr int kKeyBlocks = 3 - N;
 
 struct Sums {
   std::int32_t high[16], low[16];

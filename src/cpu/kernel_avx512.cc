@@ -1,4 +1,4 @@
-// Page kernel for x86-64-v4 (AVX-512 F, BW, VL, DQ); the flags are in targets.cmake.
+// Page kernel for x86-64-v4 with VBMI and VNNI (Ice Lake, Zen 4 and later); the flags are in targets.cmake.
 #include <immintrin.h>
 
 #include "cpu/kernel_api.h"

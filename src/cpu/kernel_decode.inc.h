@@ -11,20 +11,10 @@
 //   step
 //
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
-// against double on the same bytes below 5e-4, tested at 1e-3 (tests/cpu). Keys of pages whose positions do not
+// against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu). Keys of pages whose positions do not
 // follow each other go through kernel_page.inc.h in f32.
 
-// ---- keys
-
-// Outputs O .. kEnd of a unit times the quads of kN pairs; output O belongs to quads[0].
-template <int W, int O, int kEnd, int kN>
-GTQ_INLINE void add_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
-                         std::size_t stride, Sums (&sums)[kSumSets<kN>][kN]) {
-  const Levels levels = unpack<W, O>(table, unit);
-  GTQ_UNROLL
-  for (int i = 0; i < kN; ++i) add_dots(sums[O % kSumSets<kN>][i], levels, quads + i);
-  if constexpr (O + 1 < kEnd) add_unit<W, O + 1, kEnd, kN>(table, unit, quads + stride, stride, sums);
-}
+// ---- sums of a block of kN pairs
 
 template <int kN>
 GTQ_INLINE void start_all(const Bias* bias, Sums (&sums)[kSumSets<kN>][kN]) {
@@ -44,7 +34,9 @@ GTQ_INLINE void join_sets(Sums (&sums)[kSumSets<kN>][kN]) {
   }
 }
 
-// Where the logits of 16 cells of kN pairs come from and go to.
+// ---- keys
+
+// Where the logits of 16 or 32 cells of kN pairs come from and go to.
 struct KeyBlock {
   const std::uint8_t *codes, *next;  // half page; the half page to prefetch, or null
   const Quad* quads;
@@ -55,9 +47,27 @@ struct KeyBlock {
   float* logits;
 };
 
-template <int W, int kHigh, int kN>
+template <int kN>
+using KeySums = Sums[kSumSets<kN>][kN];
+
+// Slots 4 kSlots .. 16 of a unit and the 16-cell blocks kFirst .. kFirst + kBlocks of its half page.
+template <int W, int kSlots, int kFirst, int kBlocks, int kN>
+GTQ_INLINE void add_key_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
+                             std::size_t stride, KeySums<kN> (&sums)[kBlocks]) {
+  const auto add_block = [&](const Levels& levels, KeySums<kN>& block_sums) {
+    GTQ_UNROLL
+    for (int i = 0; i < kN; ++i) add_dots(block_sums[kSlots % kSumSets<kN>][i], levels, quads + i);
+  };
+  add_block(unpack<W, 4 * kFirst + kSlots>(table, unit), sums[0]);
+  if constexpr (kBlocks == 2) add_block(unpack<W, 4 + kSlots>(table, unit), sums[1]);
+  if constexpr (kSlots < 3) {
+    add_key_unit<W, kSlots + 1, kFirst, kBlocks, kN>(table, unit, quads + stride, stride, sums);
+  }
+}
+
+template <int W, int kFirst, int kBlocks, int kN>
 GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g,
-                           Sums (&sums)[kSumSets<kN>][kN]) {
+                           KeySums<kN> (&sums)[kBlocks]) {
   const int n_groups = head.head_dim_k / 16;
   if (g == n_groups || head.widths[g] != W) return;
   const LevelTable<W> table(head.codes[W]);
@@ -66,33 +76,42 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
     if (block.next != nullptr) {
       for (int w = 0; w < W; ++w) __builtin_prefetch(block.next + offset + kWordStride * w, 0, 3);
     }
-    add_unit<W, 4 * kHigh, 4 * kHigh + 4, kN>(table, block.codes + offset, block.quads + 4 * g * block.stride,
-                                              block.stride, sums);
+    add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * block.stride,
+                                            block.stride, sums);
   }
 }
 
-// Cells 16 kHigh .. +16 of a half page.
-template <int kHigh, int kN>
-void key_block(const HeadTables& head, const KeyBlock& block, bool add) {
-  Sums sums[kSumSets<kN>][kN];
-  start_all<kN>(block.bias, sums);
-  int g = 0;
-  add_groups<1, kHigh, kN>(head, block, g, sums);
-  add_groups<2, kHigh, kN>(head, block, g, sums);
-  add_groups<3, kHigh, kN>(head, block, g, sums);
-  add_groups<4, kHigh, kN>(head, block, g, sums);
-  add_groups<5, kHigh, kN>(head, block, g, sums);
-  add_groups<6, kHigh, kN>(head, block, g, sums);
-  join_sets<kN>(sums);
+template <int kN>
+GTQ_INLINE void store_logits(const KeyBlock& block, const KeySums<kN>& sums, int first_cell, bool add) {
   GTQ_UNROLL
   for (int i = 0; i < kN; ++i) {
-    float* logits = block.logits + i * kTileCells;
     GTQ_UNROLL
     for (int v = 0; v < kVecs; ++v) {
-      const vf norm = load<vf>(block.norms + v * kLanes) * block.steps[i];
-      const vf dots = sums_as_floats(sums[0][i], v) * norm;
-      store(logits + v * kLanes, add ? dots + load<vf>(logits + v * kLanes) : dots);
+      const int cell = first_cell + v * kLanes;
+      float* logits = block.logits + i * kTileCells + cell;
+      const vf dots = sums_as_floats(sums[0][i], v) * (load<vf>(block.norms + cell) * block.steps[i]);
+      store(logits, add ? dots + load<vf>(logits) : dots);
     }
+  }
+}
+
+// Cells 16 kFirst .. 16 (kFirst + kBlocks) of a half page.
+template <int kFirst, int kBlocks, int kN>
+void key_block(const HeadTables& head, const KeyBlock& block, bool add) {
+  KeySums<kN> sums[kBlocks];
+  GTQ_UNROLL
+  for (int b = 0; b < kBlocks; ++b) start_all<kN>(block.bias, sums[b]);
+  int g = 0;
+  add_groups<1, kFirst, kBlocks, kN>(head, block, g, sums);
+  add_groups<2, kFirst, kBlocks, kN>(head, block, g, sums);
+  add_groups<3, kFirst, kBlocks, kN>(head, block, g, sums);
+  add_groups<4, kFirst, kBlocks, kN>(head, block, g, sums);
+  add_groups<5, kFirst, kBlocks, kN>(head, block, g, sums);
+  add_groups<6, kFirst, kBlocks, kN>(head, block, g, sums);
+  GTQ_UNROLL
+  for (int b = 0; b < kBlocks; ++b) {
+    join_sets<kN>(sums[b]);
+    store_logits<kN>(block, sums[b], kPanel * (kFirst + b), add);
   }
 }
 
@@ -111,15 +130,27 @@ void key_page(const PageJob& job, const PageView& view, const std::uint8_t* keys
                       s.query_step + m,
                       view.key_norm + half * kHalfPage,
                       logits + m * kTileCells + half * kHalfPage};
-    key_block<0, kN>(head, block, add);
-    block.next = nullptr;
-    block.norms += kPanel;
-    block.logits += kPanel;
-    key_block<1, kN>(head, block, add);
+    if constexpr (kKeyBlocks<kN> == 2) {
+      key_block<0, 2, kN>(head, block, add);
+    } else {
+      key_block<0, 1, kN>(head, block, add);
+      block.next = nullptr;
+      key_block<1, 1, kN>(head, block, add);
+    }
   }
 }
 
 // ---- values
+
+// Outputs O .. 8 of a unit times the quads of kN pairs; output O belongs to quads[0].
+template <int W, int O, int kN>
+GTQ_INLINE void add_value_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
+                               std::size_t stride, Sums (&sums)[kSumSets<kN>][kN]) {
+  const Levels levels = unpack<W, O>(table, unit);
+  GTQ_UNROLL
+  for (int i = 0; i < kN; ++i) add_dots(sums[O % kSumSets<kN>][i], levels, quads + i);
+  if constexpr (O < 7) add_value_unit<W, O + 1, kN>(table, unit, quads + stride, stride, sums);
+}
 
 // Pairs m .. m + kN, all dims, all pages of the tile; `ahead` is the number of bytes to the page to prefetch.
 template <int W, int kN>
@@ -138,7 +169,7 @@ void value_tile(const PageJob& job, const Tile& tile, int m, std::ptrdiff_t ahea
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
       for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * stride) {
         for (int w = 0; ahead != 0 && w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
-        add_unit<W, 0, 8, kN>(table, codes, quads, stride, sums);
+        add_value_unit<W, 0, kN>(table, codes, quads, stride, sums);
       }
     }
     join_sets<kN>(sums);
