@@ -18,8 +18,8 @@ failures = 0
 def expect(name, sentences, goes_on, options=(), limit=None, **variables):
     """Runs with these options. All `gtq:` lines must begin with the sentences, in this order."""
     global failures
-    command = [args.llama + "/llama-completion", "-m", args.model, "-p", "Hello", "-n", "4", "-no-cnv", "--temp", "0", "-t",
-               "1", *options]
+    command = [args.llama + "/llama-completion", "-m", args.model, "-p", "Hello", "-n", "4", "-no-cnv", "--temp", "0",
+               "-t", "1", *options]
     limit_memory = (lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))) if limit else None
     run = subprocess.run(command, env={**environment(args, "k3v3"), **variables}, stdin=subprocess.DEVNULL, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=limit_memory)

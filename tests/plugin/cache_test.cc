@@ -3,12 +3,14 @@
 // GTQ_PROFILE.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ggml-backend.h"
@@ -158,6 +160,20 @@ void expect_state_survives(llama_state_seq_flags flags) {
 
 TEST_F(CacheTest, StateInMemory) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_NONE); }
 TEST_F(CacheTest, StateOnDevice) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_ON_DEVICE); }
+
+// llama.cpp applies it in a destructor, where nobody can catch an error: better an end in words than garbage.
+TEST_F(CacheTest, ForeignStateInMemoryEndsTheProgram) {
+  const Context ctx = context(true);
+  decode(ctx.get(), 0, 10);
+  std::vector<std::uint8_t> state(llama_state_seq_get_size(ctx.get(), 0));
+  ASSERT_EQ(llama_state_seq_get_data(ctx.get(), state.data(), state.size(), 0), state.size());
+  constexpr std::string_view kMagic = "GTQ1";
+  const auto row = std::search(state.begin(), state.end(), kMagic.begin(), kMagic.end());
+  ASSERT_NE(row, state.end());
+  *row = 'X';
+  EXPECT_DEATH(llama_state_seq_set_data(ctx.get(), state.data(), state.size(), 0),
+               "gtq: this saved state was not written by gtq");
+}
 
 TEST_F(CacheTest, SequenceCopy) {
   for (const bool unified : {false, true}) {

@@ -27,7 +27,8 @@ def run_completion(args, options, env, n_bytes, before=lambda: None):
     command = [args.llama + "/llama-completion", "-no-cnv", "--temp", "0", "-t", "1", "--ignore-eos", *options]
     for _ in range(30):
         before()
-        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
         if done.returncode != 0 or len(done.stdout) >= n_bytes:
             break
     done.stderr = done.stderr.decode(errors="replace")

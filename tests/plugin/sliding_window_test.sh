@@ -14,5 +14,5 @@ perplexity() {
 "$gtq" calibrate -m "$model" -o "$dir/p.gtq.gguf" -t 1
 perplexity
 GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/p.gtq.gguf GTQ_KV=k4v4 perplexity --kl-divergence
-[ "$(grep -c '^gtq: recipe gtq k4v4' "$dir/log")" = 2 ] || { echo "two packed caches expected"; cat "$dir/log"; exit 1; }
+[ "$(grep -c '^gtq: recipe gtq k4v4' "$dir/log")" = 2 ] || { echo "not two packed caches"; cat "$dir/log"; exit 1; }
 awk '/Mean +KLD/ { kld = $3 } END { print "k4v4: mean KLD", kld; exit !(kld > 0.004 && kld < 0.04) }' "$dir/log"

@@ -1,4 +1,4 @@
-"""Tiny GGUF models with random weights and a vocabulary of bytes and spaces, of kinds that no small real model is at hand for."""
+"""Tiny GGUF models with random weights and a vocabulary of bytes, of kinds that no small real model is at hand for."""
 import array
 import random
 import struct
