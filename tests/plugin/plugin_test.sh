@@ -31,3 +31,10 @@ expect k3v3 "$(kld gtq k3v3)" 0.02 0.10
 expect "k3v3, one sequence" "$(kld gtq k3v3 -b 256)" 0.02 0.10
 expect "k3v3, unified" "$(kld gtq k3v3 -kvu)" 0.02 0.10
 expect tq-mse "$(kld tq-mse k3v3)" 0.10 1.0
+
+# A prompt shared by four sequences: copied from stream to stream, and one copy for all.
+for unified in -no-kvu -kvu; do
+  GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$profile GTQ_KV=k3v3 "$llama/llama-batched-bench" -m "$model" -c 1024 -npp 64 \
+    -ntg 8 -npl 1,4 -pps -t 1 "$unified" </dev/null >"$dir/log" 2>&1 || { tail -5 "$dir/log"; exit 1; }
+  grep -q "gtq: recipe gtq k3v3" "$dir/log"
+done
