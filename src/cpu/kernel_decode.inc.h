@@ -7,8 +7,8 @@
 //              per block, (sum * norm * step + mean term) -> logits[pair][tile cell]
 //   per tile   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
 //              pair and tile, as quads: [tile cells / 4][pairs]
-//   per tile   16 dims of values at a time: sums over the whole tile in registers, out = out * scale + sum *
-//   step
+//   per tile   16 dims of values at a time: sums over the whole tile in registers,
+//              out = out * scale + sum * step
 //
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
 // against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu). Keys of pages whose positions do not
