@@ -9,11 +9,26 @@
 #include "gtq/error.h"
 #include "paths.h"
 #include "reference/paper.h"
+#include "stock_program.h"
 
 namespace gtq::cli {
 namespace {
 
 constexpr std::array<std::string_view, 6> kStockTypes = {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"};
+
+double simulated_true_bits(const EvalCache& cache, const Profile& profile) {
+  double bits = 0, n_values = 0;
+  for (const LayerProfile& layer : profile.layers) {
+    for (int h = 0; h < layer.n_kv_heads; ++h) {
+      const double of_key = cache.recipe == "block-gtq"
+                                ? reference::BlockGtq(layer, h, cache.budget.k_bits).true_bits()
+                                : cache.budget.k_bits + 16.0 / layer.head_dim_k;
+      bits += of_key * layer.head_dim_k + (cache.budget.v_bits + 16.0 / layer.head_dim_v) * layer.head_dim_v;
+      n_values += layer.head_dim_k + layer.head_dim_v;
+    }
+  }
+  return bits / n_values;
+}
 
 }  // namespace
 
@@ -46,13 +61,19 @@ EvalCache parse_eval_cache(const std::string& name) {
   return cache;
 }
 
-std::vector<EvalCache> parse_eval_caches(const std::string& names) {
-  std::vector<EvalCache> caches;
-  for (std::size_t at = 0; at <= names.size();) {
-    const std::size_t end = std::min(names.find(',', at), names.size());
-    caches.push_back(parse_eval_cache(names.substr(at, end - at)));
+std::vector<std::string> split_list(const std::string& list) {
+  std::vector<std::string> items;
+  for (std::size_t at = 0; at <= list.size();) {
+    const std::size_t end = std::min(list.find(',', at), list.size());
+    items.push_back(list.substr(at, end - at));
     at = end + 1;
   }
+  return items;
+}
+
+std::vector<EvalCache> parse_eval_caches(const std::string& names) {
+  std::vector<EvalCache> caches;
+  for (const std::string& name : split_list(names)) caches.push_back(parse_eval_cache(name));
   return caches;
 }
 
@@ -67,18 +88,18 @@ std::vector<std::string> EvalCache::environment(const std::filesystem::path& pro
           "GTQ_PROFILE=" + profile.string()};
 }
 
-double simulated_true_bits(const EvalCache& cache, const Profile& profile) {
-  double bits = 0, n_values = 0;
-  for (const LayerProfile& layer : profile.layers) {
-    for (int h = 0; h < layer.n_kv_heads; ++h) {
-      const double of_key = cache.recipe == "block-gtq"
-                                ? reference::BlockGtq(layer, h, cache.budget.k_bits).true_bits()
-                                : cache.budget.k_bits + 16.0 / layer.head_dim_k;
-      bits += of_key * layer.head_dim_k + (cache.budget.v_bits + 16.0 / layer.head_dim_v) * layer.head_dim_v;
-      n_values += layer.head_dim_k + layer.head_dim_v;
-    }
+double logged_kv_mib(const std::string& log) { return sum_of_numbers(log, "KV buffer size ="); }
+
+double true_bits(const EvalCache& cache, double kv_mib, double f16_mib, const std::filesystem::path& profile) {
+  if (cache.recipe == "block-gtq" || cache.recipe == "tq-mse") {
+    return simulated_true_bits(cache, read_profile(profile.string()));
   }
-  return bits / n_values;
+  const double bits = 16 * kv_mib / f16_mib;
+  if (cache.recipe == "gtq" && bits > 8) {
+    throw Error(
+        fmt::format("llama.cpp has used its own cache in place of {}; the plugin has said why", cache.name));
+  }
+  return bits;
 }
 
 }  // namespace gtq::cli

@@ -19,7 +19,6 @@ struct EvalCache {
   // Arguments and variables ("NAME=value") that give a stock program this cache.
   std::vector<std::string> arguments() const;
   std::vector<std::string> environment(const std::filesystem::path& profile) const;
-  bool simulated() const { return recipe == "block-gtq" || recipe == "tq-mse"; }
 };
 
 // "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl": stock. "f16": 16 bits through the plugin. "k3v3": packed.
@@ -28,7 +27,13 @@ EvalCache parse_eval_cache(const std::string& name);
 // Comma separated.
 std::vector<EvalCache> parse_eval_caches(const std::string& names);
 
-// Bits per value that a simulated recipe would store, norms included, keys and values of all layers together.
-double simulated_true_bits(const EvalCache& cache, const Profile& profile);
+// Items of a comma separated list, empty ones included.
+std::vector<std::string> split_list(const std::string& list);
+
+// MiB of the KV cache, in the log of a stock program.
+double logged_kv_mib(const std::string& log);
+// Bits per value that this cache stores, norms included: by its size, for a simulated recipe by its definition.
+// Throws Error when llama.cpp has used its own cache in place of a packed one.
+double true_bits(const EvalCache& cache, double kv_mib, double f16_mib, const std::filesystem::path& profile);
 
 }  // namespace gtq::cli

@@ -1,7 +1,6 @@
 // gtq eval decode: the cache is filled by a prompt and then token by token, as in generation, so that its
 // errors feed on themselves. The f16 cache samples a text; each other cache is forced along it and its logits
 // are compared, in float, with those of f16. Identical logits show as a largest change of exactly 0.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -13,7 +12,6 @@
 #include <cmath>
 #include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <random>
 #include <thread>
@@ -133,11 +131,7 @@ class DecodeEval {
         options_.n_prompt, options_.n_decode);
     for (const EvalCache& cache : caches) {
       in_child([this, &cache] { other(cache); });
-      double bits = 16 * header_[0].kv_mib / f16_mib;
-      if (cache.recipe == "gtq" && bits > 8)
-        throw Error("llama.cpp has used its own cache; the reason is above");
-      if (cache.simulated()) bits = simulated_true_bits(cache, read_profile(profile_.string()));
-      print(cache.name, bits);
+      print(cache.name, true_bits(cache, header_[0].kv_mib, f16_mib, profile_));
     }
   }
 

@@ -1,7 +1,6 @@
 // gtq eval kld: how far each KV cache moves the next token's distribution from that of the f16 cache, measured
 // by llama.cpp's own llama-perplexity --kl-divergence.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -18,8 +17,6 @@
 namespace gtq::cli {
 namespace fs = std::filesystem;
 namespace {
-
-const std::string kKvLabel = "KV buffer size =";
 
 // The base logits, half a kilobyte per token and thousand words of the vocabulary, go when the verb ends.
 class BaseLogits {
@@ -56,11 +53,10 @@ std::vector<std::string> perplexity_arguments(const EvalKldOptions& options, con
   return arguments;
 }
 
-KldRow read_row(const std::string& name, const std::string& log, double f16_mib) {
+KldRow read_row(const std::string& name, const std::string& log) {
   KldRow row;
   row.name = name;
-  row.kv_mib = sum_of_numbers(log, kKvLabel);
-  row.true_bits = 16 * row.kv_mib / f16_mib;
+  row.kv_mib = logged_kv_mib(log);
   row.mean = last_number(log, "Mean    KLD:");
   const std::size_t mean = log.rfind("Mean    KLD:");
   row.mean_error = mean == std::string::npos ? NAN : last_number(log.substr(mean, 60), "±");
@@ -85,12 +81,8 @@ KldRow measure(const EvalKldOptions& options, const EvalCache& cache, const fs::
   for (const std::string& argument : cache.arguments()) command.arguments.push_back(argument);
   command.environment = cache.environment(profile);
   command.log = fs::path(options.output) / (cache.name + ".log");
-  KldRow row = read_row(cache.name, run_to_end(command), f16_mib);
-  if (cache.recipe == "gtq" && row.true_bits > 8) {
-    throw Error(fmt::format("llama.cpp has used its own cache for {}; the reason is in {}", cache.name,
-                            command.log.string()));
-  }
-  if (cache.simulated()) row.true_bits = simulated_true_bits(cache, read_profile(profile.string()));
+  KldRow row = read_row(cache.name, run_to_end(command));
+  row.true_bits = true_bits(cache, row.kv_mib, f16_mib, profile);
   return row;
 }
 
@@ -148,7 +140,7 @@ int eval_kld(const EvalKldOptions& options) {
   command.arguments.insert(command.arguments.end(), {"--file", options.text});
   command.log = fs::path(options.output) / "stock-f16.log";
   const std::string log = run_to_end(command);
-  const double f16_mib = sum_of_numbers(log, kKvLabel);
+  const double f16_mib = logged_kv_mib(log);
   const double base_ppl = last_number(log, "Final estimate: PPL =");
   if (std::isnan(base_ppl)) {  // llama-perplexity ends with success all the same
     throw Error(fmt::format("{} has not enough tokens for chunks of {}; use a longer text or a smaller -c",

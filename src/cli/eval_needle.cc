@@ -24,19 +24,9 @@ namespace {
 constexpr int kAnswerTokens = 96;
 constexpr int kRoomTokens = 1536;  // for facts, question, chat template and answer
 
-std::vector<std::string> split(const std::string& names) {
-  std::vector<std::string> out;
-  for (std::size_t at = 0; at <= names.size();) {
-    const std::size_t end = std::min(names.find(',', at), names.size());
-    out.push_back(names.substr(at, end - at));
-    at = end + 1;
-  }
-  return out;
-}
-
 std::vector<int> parse_lengths(const std::string& text) {
   std::vector<int> lengths;
-  for (const std::string& item : split(text)) {
+  for (const std::string& item : split_list(text)) {
     const int n = std::atoi(item.c_str());
     if (n < 256)
       throw Error(fmt::format("\"{}\" is no length; use numbers of tokens from 256 on", printable(item)));
@@ -52,7 +42,7 @@ class NeedleEval {
     haystack_ = options.text.empty() ? std::string(default_text())
                                      : read_text_file(options.text, std::size_t{64} << 20);
     if (haystack_.empty()) throw Error("the text is empty; use another one");
-    for (const std::string& name : split(options.tasks)) kinds_.push_back(parse_needle_kind(name));
+    for (const std::string& name : split_list(options.tasks)) kinds_.push_back(parse_needle_kind(name));
     csv_.open(fs::path(options.output) / "needle.csv");
     csv_ << "cache,task,length,depth,score\n";
   }

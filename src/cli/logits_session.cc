@@ -58,7 +58,7 @@ std::vector<llama_token> LogitsSession::tokenize(const std::string& text) const 
 }
 
 int LogitsSession::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model_.get())); }
-double LogitsSession::kv_mib() const { return sum_of_numbers(g_log, "KV buffer size ="); }
+double LogitsSession::kv_mib() const { return logged_kv_mib(g_log); }
 
 std::span<const float> LogitsSession::feed(std::span<const llama_token> tokens) {
   llama_batch batch = llama_batch_init(static_cast<std::int32_t>(tokens.size()), 0, 1);
