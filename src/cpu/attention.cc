@@ -18,9 +18,10 @@ namespace gtq {
 namespace cpu {
 namespace {
 
-constexpr int kTargetPairs = 192;   // query pairs of a prefill item: queries and sums fit a 512 KiB L2
-constexpr int kMaxFewPairs = 20;    // more pairs than this are many rows (kernel_api.h)
-constexpr int kItemsPerThread = 4;  // splitting stops when every thread has this many items
+constexpr int kExpandedPairs = 192;  // query pairs of a prefill item: queries and sums fit a 512 KiB L2
+constexpr int kIntegerPairs = 48;    // the same for integers, whose scratch spans four pages
+constexpr int kMaxFewPairs = 20;     // more pairs than this are many rows (kernel_api.h)
+constexpr int kItemsPerThread = 4;   // splitting stops when every thread has this many items
 constexpr std::size_t kAlign = 64;
 
 static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
@@ -50,7 +51,7 @@ struct Partial {
 };
 
 struct Split {
-  Split(const AttentionCall& call, int n_threads);
+  Split(const Kernel& kernel, const AttentionCall& call, int n_threads);
 
   int group;          // query heads per KV head
   int rows_per_item;  // query rows
@@ -59,17 +60,18 @@ struct Split {
   bool many_rows;
 };
 
-Split::Split(const AttentionCall& call, int n_threads) {
+Split::Split(const Kernel& kernel, const AttentionCall& call, int n_threads) {
   const int n_kv_heads = call.codec->n_kv_heads();
   group = call.n_q_heads / n_kv_heads;
   const int n_rows = static_cast<int>(call.n_rows);
-  rows_per_item = std::clamp(kTargetPairs / group, 1, n_rows);
+  const int target = kernel.integers_for_all ? kIntegerPairs : kExpandedPairs;
+  rows_per_item = std::clamp(target / group, 1, n_rows);
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   rows_per_item = (n_rows + n_row_blocks - 1) / n_row_blocks;
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   n_items = n_kv_heads * n_row_blocks;
   pairs = rows_per_item * group;
-  many_rows = pairs > kMaxFewPairs;
+  many_rows = pairs > kMaxFewPairs && !kernel.integers_for_all;
 
   const std::int64_t n_pages = (call.kv_len + kPageTokens - 1) / kPageTokens;
   const std::int64_t most =
@@ -105,14 +107,12 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
   s.mean_c = carver.take<float>(kMeans * few_pairs * 2 * n_padded);
-  s.even = carver.take<float>(kTilePages * few_pairs * (n_fast + kPanel));
-  s.odd = carver.take<float>(kTilePages * few_pairs * (n_fast + kPanel));
-  s.smooth_re = carver.take<float>(kTilePages * few_pairs * n_smooth);
-  s.smooth_im = carver.take<float>(kTilePages * few_pairs * n_smooth);
+  s.factors = carver.take<float>(kTilePages * few_pairs * (2 * n_fast + kChebyshev));
+  s.smooth = carver.take<float>(kTilePages * few_pairs * 2 * n_smooth);
   s.mean_out = carver.take<float*>(kTilePages * few_pairs);
-  s.phase = carver.take<float>(2 * std::max(n_padded, head_dim / 2 + kPanel));
+  s.phase = carver.take<float>(std::max(4 * n_padded, head_dim + 2 * kPanel));
   s.logits = carver.take<float>(pairs * tile_cells);
-  s.phase_step = carver.take<float>(2 * n_padded);
+  s.phase_step = carver.take<float>(4 * n_padded);
   s.mean0 = carver.take<float>(few_pairs * kPageCells);
   s.mask = carver.take<float>(split.rows_per_item * tile_cells);
   s.row_scale = carver.take<float>(pairs);
@@ -180,13 +180,12 @@ void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head,
   const MeanByLogit& mean = tables.by_logit;
   const int n = mean.n_padded;
   for (int c = 0; c < kMeans; ++c) {
-    float* re = scratch.mean_c + (static_cast<std::size_t>(c) * pairs + m) * 2 * n;
-    float* im = re + n;
+    float* product = scratch.mean_c + (static_cast<std::size_t>(c) * pairs + m) * 2 * n;
     for (int i = 0; i < n; ++i) {
       const float q_re = call.sm_scale * q[mean.first[i]], q_im = call.sm_scale * q[mean.second[i]];
       const float mu_re = mean.mean_re[c * n + i], mu_im = mean.mean_im[c * n + i];
-      re[i] = q_re * mu_re + q_im * mu_im;
-      im[i] = q_re * mu_im - q_im * mu_re;
+      product[2 * i] = q_re * mu_re + q_im * mu_im;
+      product[2 * i + 1] = q_re * mu_im - q_im * mu_re;
     }
   }
 }
@@ -270,7 +269,7 @@ int pairs_of(const AttentionCall& call, const Split& split, int item) {
 void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
                     int thread, int n_threads) {
   if (call.n_rows <= 0) return;
-  const Split split(call, n_threads);
+  const Split split(kernel, call, n_threads);
   const std::size_t per_thread = thread_bytes(call, split), per_part = partial_bytes(call, split);
   std::byte* const base = static_cast<std::byte*>(workspace);
   std::byte* const parts = base + n_threads * per_thread;
@@ -303,14 +302,18 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
   }
 }
 
+std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads) {
+  if (call.n_rows <= 0) return 0;
+  const Split split(kernel, call, n_threads);
+  const std::size_t n_parts =
+      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
+  return n_threads * thread_bytes(call, split) + n_parts * partial_bytes(call, split);
+}
+
 }  // namespace cpu
 
 std::size_t attention_workspace_bytes(const AttentionCall& call, int n_threads) {
-  if (call.n_rows <= 0) return 0;
-  const cpu::Split split(call, n_threads);
-  const std::size_t n_parts =
-      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
-  return n_threads * cpu::thread_bytes(call, split) + n_parts * cpu::partial_bytes(call, split);
+  return cpu::attention_workspace_bytes_with(cpu::active_kernel(), call, n_threads);
 }
 
 void attention(const AttentionCall& call, void* workspace, SpinBarrier& barrier, int thread, int n_threads) {

@@ -12,6 +12,7 @@ namespace gtq::cpu {
 struct Kernel {
   std::string_view name;
   PageKernel attend_pages;
+  bool integers_for_all = false;  // its integer multiply beats f32 on expanded tiles for any number of rows
 };
 
 // Those that this machine can run, fastest first.
@@ -22,6 +23,8 @@ const Kernel& choose_kernel(const char* forced);
 // choose_kernel(GTQ_CPU), read once.
 const Kernel& active_kernel();
 
+// As those of gtq/attention.h, with that kernel.
+std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads);
 void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
                     int thread, int n_threads);
 

@@ -97,21 +97,31 @@ GTQ_INLINE vf sums_as_floats(const Sums& sums, int) {
 
 // round(scale * x) of n numbers, n a multiple of 16, every |scale * x| at most kMaxQuantized. Quad i goes to
 // quads[i * stride].
+//
+//   value + 128, 16 lanes           lane:  [l + 128, h, ., .]   since value = 256 h + l
+//   one byte permutation, four quads       [h0 h1 h2 h3] [l0 l1 l2 l3], l's top bit flipped
 GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std::size_t stride) {
-  const __m512 gain = _mm512_set1_ps(scale);
-  __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
+  alignas(64) static constexpr std::uint8_t kOrder[64] = {1,  5,  9,  13, 0,  4,  8,  12, 17, 21, 25,
+                                                          29, 16, 20, 24, 28, 33, 37, 41, 45, 32, 36,
+                                                          40, 44, 49, 53, 57, 61, 48, 52, 56, 60};
+  alignas(64) static constexpr std::uint32_t kFlips[16] = {0, 0x80808080u, 0, 0x80808080u,
+                                                           0, 0x80808080u, 0, 0x80808080u};
+  const __m512 gain = _mm512_set1_ps(scale), half = _mm512_set1_ps(128.0f);
+  const __m512i order = _mm512_load_si512(kOrder), flips = _mm512_load_si512(kFlips);
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i sums = _mm512_setzero_si512();  // lanes 0, 2, 4, 6: of h; 1, 3, 5, 7: of l; the others mean nothing
   for (int i = 0; i < n; i += 16) {
-    const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), gain));
-    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
-    const __m512i low = _mm512_sub_epi32(value, _mm512_slli_epi32(high, 8));
-    high_sum = _mm512_add_epi32(high_sum, high);
-    low_sum = _mm512_add_epi32(low_sum, low);
-    const __m128i h = _mm512_cvtepi32_epi8(high), l = _mm512_cvtepi32_epi8(low);
-    alignas(16) Quad four[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm_unpacklo_epi32(h, l));
-    _mm_store_si128(reinterpret_cast<__m128i*>(four) + 1, _mm_unpackhi_epi32(h, l));
+    const __m512i value = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_loadu_ps(x + i), gain, half));
+    const __m512i four = _mm512_xor_si512(_mm512_permutexvar_epi8(order, value), flips);
+    sums = _mm512_dpbusd_epi32(sums, ones, four);
     Quad* to = quads + i / 4 * stride;
-    for (int j = 0; j < 4; ++j) to[j * stride] = four[j];
+    const __m128i low = _mm512_extracti32x4_epi32(four, 0), high = _mm512_extracti32x4_epi32(four, 1);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), low);
+    _mm_storeh_pd(reinterpret_cast<double*>(to + stride), _mm_castsi128_pd(low));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * stride), high);
+    _mm_storeh_pd(reinterpret_cast<double*>(to + 3 * stride), _mm_castsi128_pd(high));
   }
-  return {_mm512_reduce_add_epi32(high_sum), _mm512_reduce_add_epi32(low_sum)};
+  alignas(64) std::int32_t lanes[16];
+  _mm512_store_si512(lanes, sums);
+  return {lanes[0] + lanes[2] + lanes[4] + lanes[6], lanes[1] + lanes[3] + lanes[5] + lanes[7]};
 }

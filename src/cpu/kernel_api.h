@@ -24,9 +24,10 @@ inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a 
 // A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
 // polynomials the error is below 2e-7 of its magnitude.
 inline constexpr double kSmoothRadians = 4.5;
+inline constexpr double kLowRadians = 0.8;  // below it the polynomials of order 0 .. 7 are as exact
 
-// Centred rope_blocks of a head, fast ones first, then smooth ones; both lists padded to 16 with zeros. With c
-// turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
+// Centred rope_blocks of a head, fast ones first, then smooth ones, faster ones first; both lists padded to 16
+// with zeros. With c turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
 //   sum_i re_i cos(theta_i x)  -+  sum_i im_i sin(theta_i x)
 // so one half of the page is the sum, the other the difference of an even and an odd part.
 struct MeanByLogit {
@@ -38,7 +39,8 @@ struct MeanByLogit {
   int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis, 8 polynomials with them
   const float* even;                    // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
   const float* odd;                     // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
-  const float* chebyshev;               // [n_padded - fast_padded][8 coefficients of cos, 8 of -sin]
+  int n_high;  // smooth ones before this index, a multiple of 4, need all orders, others those below 8
+  const float* chebyshev;  // [n_padded - fast_padded][8][even order of cos, odd order of -sin]
 };
 
 // All by slot pair: pair p is the rope_block in slots 2 p, 2 p + 1.
@@ -89,19 +91,20 @@ struct PageStart {
 
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
-  float* query;       // [M][head_dim_k] transformed, scaled                        (in)
-  float* mean_c;      // [2 means][M][2 n_padded] re, im of c                       (in, few rows only)
-  float *even, *odd;  // [kTilePages * M][fast_padded + 16] factors of the basis rows
-  float *smooth_re, *smooth_im;  // [kTilePages * M][n_padded - fast_padded]
-  float** mean_out;              // [kTilePages * M]
-  float* phase;                  // [2][n_padded] cos, sin of the page
-  float* phase_step;             // [2][n_padded] of a step from page to page
-  float* mean0;                  // [M][64]
-  float* logits;                 // [M][64, or kTileCells with few rows]
-  float* mask;                   // [rows_capacity][as many]
-  float* row_scale;              // [M]
-  float* key_tile;               // [2 panels][head_dim_k][16]
-  float* value_tile;             // [2 panels][64][16]
+  float* query;  // [M][head_dim_k] transformed, scaled                        (in)
+  // The next five serve means by logit (few rows only), with pairs of numbers per rope_block.
+  float* mean_c;      // [2 means][M][n_padded] re, im of c                             (in)
+  float* factors;     // [kTilePages * M][fast_padded + 8] of the even and the odd basis row
+  float* smooth;      // [kTilePages * M][n_padded - fast_padded] re, im of c turned to the page
+  float** mean_out;   // [kTilePages * M]
+  float* phase_step;  // as `phase`, of a step from page to page
+  float* phase;       // of the page: [cos, cos | -sin, sin][n_padded]; means by tile: [cos | sin][n_padded]
+  float* mean0;       // [M][64]
+  float* logits;      // [M][64, or kTileCells with few rows]
+  float* mask;        // [rows_capacity][as many]
+  float* row_scale;   // [M]
+  float* key_tile;    // [2 panels][head_dim_k][16]
+  float* value_tile;  // [2 panels][64][16]
   // Few rows only.
   Quad* query_quads;                // [head_dim_k / 4][M]
   Quad* weight_quads;               // [kTileCells / 4][M]

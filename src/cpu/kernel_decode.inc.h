@@ -203,32 +203,6 @@ void value_block(const PageJob& job, const Tile& tile, int m, std::ptrdiff_t ahe
   }
 }
 
-// ---- blocks of pairs: f<kN>(first pair) for pairs 0 .. n in blocks of nearly equal size
-
-template <int kN>
-struct BlockSize {
-  static constexpr int value = kN;
-};
-
-template <int kN = kBlockPairs, class F>
-GTQ_INLINE void with_block_size(int n, F f) {
-  if constexpr (kN > 1) {
-    if (n < kN) return with_block_size<kN - 1>(n, f);
-  }
-  f(BlockSize<kN>());
-}
-
-template <class F>
-GTQ_INLINE void for_blocks(int n, F f) {
-  const int n_blocks = (n + kBlockPairs - 1) / kBlockPairs;
-  const int least = n / n_blocks, extra = n % n_blocks;
-  for (int b = 0, m = 0; b < n_blocks; ++b) {
-    const int size = least + (b < extra ? 1 : 0);
-    with_block_size(size, [&](auto block_size) { f(block_size, m); });
-    m += size;
-  }
-}
-
 // ---- quantized operands
 
 constexpr float kMaxQuantized = 32639.0f;  // 127 * 256 + 127
@@ -329,9 +303,9 @@ void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
       compute_logits(job, view, keys, keys, 0, n, to);
       continue;
     }
-    for_blocks(n, [&](auto size, int m) {
+    for_blocks<kBlockPairs>(n, [&](auto size, int m) {
       const std::uint8_t* next = m == 0 ? keys + kTilePages * job.page_step * job.key_page_stride : nullptr;
-      key_page<decltype(size)::value>(job, view, keys, next, m, logits, add);
+      key_page<size.value>(job, view, keys, next, m, logits, add);
     });
   }
 }
@@ -341,8 +315,8 @@ void finish_tile_of_pages(const PageJob& job, const Tile& tile, PhaseWalk* walk)
   tile_logits(job, tile, walk);
   for (int m = 0; m < n; ++m) softmax_tile(job, tile, m);
   const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
-  for_blocks(n,
-             [&](auto size, int m) { value_block<decltype(size)::value>(job, tile, m, m == 0 ? ahead : 0); });
+  for_blocks<kBlockPairs>(n,
+                          [&](auto size, int m) { value_block<size.value>(job, tile, m, m == 0 ? ahead : 0); });
 }
 
 // Puts the page into the tile unless no row attends any of its cells.

@@ -14,13 +14,18 @@ struct PageView {
   int row_begin, row_end;  // query rows that attend some cell of the page
 };
 
-// cos and sin of theta_i * position for n rope_blocks, n a multiple of 16.
+// cos and sin of theta_i * position for kLanes rope_blocks.
+GTQ_INLINE void phase_vectors(const double* turns, double position, vf* cos_out, vf* sin_out) {
+  alignas(64) float f[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) f[lane] = reduced_turns(turns[lane], position);
+  cos_sin_turns(load<vf>(f), cos_out, sin_out);
+}
+
+// The same for n rope_blocks, n a multiple of 16.
 void phases(const double* turns, double position, int n, float* cos_out, float* sin_out) {
   for (int i = 0; i < n; i += kLanes) {
-    alignas(64) float f[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) f[lane] = reduced_turns(turns[i + lane], position);
     vf c, s;
-    cos_sin_turns(load<vf>(f), &c, &s);
+    phase_vectors(turns + i, position, &c, &s);
     store(cos_out + i, c);
     store(sin_out + i, s);
   }

@@ -6,7 +6,9 @@
 //   per row   c_i turned by them; smooth rope_blocks -> 8 even and 8 odd polynomial coefficients
 //   per row   [re of fast ones, even coefficients] x even basis, [im, odd] x odd basis -> sum and difference
 //
-// At 128 dims with all rope_blocks centred and base 5e5 a row takes 252 multiply-adds of 8 lanes, 4 per cell.
+// Real and imaginary parts, and even and odd coefficients, stand side by side: one load puts a pair into all
+// lanes for both. At 128 dims with all rope_blocks centred and base 5e5 a row takes about 240 instructions that
+// multiply 8 lanes, below 4 per cell.
 
 struct Tile {
   int n_pages;
@@ -22,21 +24,47 @@ struct PhaseWalk {
   int turns_left = 0;
 };
 
+// Both numbers of each pair are that lane: lanes 0, 0, 1, 1, ... in two vectors.
+GTQ_INLINE void store_twice(float* to, vf x) {
+  vi low, high;
+  for (int i = 0; i < kLanes; ++i) {
+    low[i] = i / 2;
+    high[i] = kLanes / 2 + i / 2;
+  }
+  store(to, __builtin_shuffle(x, low));
+  store(to + kLanes, __builtin_shuffle(x, high));
+}
+
+// (cos, cos) of all rope_blocks at a position, then (-sin, sin).
+void paired_phases(const MeanByLogit& mean, double position, float* out) {
+  float* sine = out + 2 * mean.n_padded;
+  vf signs;
+  for (int i = 0; i < kLanes; ++i) signs[i] = i % 2 == 0 ? -1.0f : 1.0f;
+  for (int i = 0; i < mean.n_padded; i += kLanes) {
+    vf c, s;
+    phase_vectors(mean.turns + i, position, &c, &s);
+    store_twice(out + 2 * i, c);
+    store_twice(sine + 2 * i, s);
+  }
+  for (int i = 0; i < 2 * mean.n_padded; i += kLanes) store(sine + i, signs * load<vf>(sine + i));
+}
+
 PhaseWalk start_walk(const PageJob& job) {
   const MeanByLogit& mean = job.head->by_logit;
   PhaseWalk walk;
   walk.step = static_cast<std::int32_t>(job.page_step * kPageCells);
-  phases(mean.turns, walk.step, mean.n_padded, job.scratch.phase_step, job.scratch.phase_step + mean.n_padded);
+  paired_phases(mean, walk.step, job.scratch.phase_step);
   return walk;
 }
 
 // scratch.phase = phases of the middle of the page that starts at `start`.
 void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk) {
   const MeanByLogit& mean = job.head->by_logit;
-  float *cosine = job.scratch.phase, *sine = cosine + mean.n_padded;
   if (walk->turns_left > 0 && start == walk->start + walk->step) {
-    const float *step_cosine = job.scratch.phase_step, *step_sine = step_cosine + mean.n_padded;
-    for (int i = 0; i < mean.n_padded; i += kLanes) {
+    const int n = 2 * mean.n_padded;
+    float *cosine = job.scratch.phase, *sine = cosine + n;
+    const float *step_cosine = job.scratch.phase_step, *step_sine = step_cosine + n;
+    for (int i = 0; i < n; i += kLanes) {
       const vf c = load<vf>(cosine + i), s = load<vf>(sine + i);
       const vf dc = load<vf>(step_cosine + i), ds = load<vf>(step_sine + i);
       store(cosine + i, c * dc - s * ds);
@@ -44,75 +72,73 @@ void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk) {
     }
     --walk->turns_left;
   } else {
-    phases(mean.turns, start + (kPageCells - 1) / 2.0, mean.n_padded, cosine, sine);
+    paired_phases(mean, start + (kPageCells - 1) / 2.0, job.scratch.phase);
     walk->turns_left = PhaseWalk::kMostTurns;
   }
   walk->start = start;
 }
 
-// re + i im = c * (cos + i sin) for n rope_blocks.
-GTQ_INLINE void turn(const float* c_re, const float* c_im, const float* cosine, const float* sine, int n,
-                     float* re, float* im) {
-  for (int i = 0; i < n; i += kLanes) {
-    const vf a = load<vf>(c_re + i), b = load<vf>(c_im + i), c = load<vf>(cosine + i), s = load<vf>(sine + i);
-    store(re + i, a * c - b * s);
-    store(im + i, a * s + b * c);
-  }
-}
-
-// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to: sums over n rope_blocks, n a
-// multiple of 4; pairs are `stride` apart.
-template <int R>
-void smooth_coefficients(const float* re, const float* im, int n, std::size_t stride, const float* table,
-                         float* even, float* odd, std::size_t out_stride) {
-  constexpr int kSets = R == 1 ? 4 : R == 2 ? 2 : 1;  // enough sums to hide the latency of an addition
-  v8f sums[kSets][2][R] = {};
-  for (int i = 0; i < n; i += kSets) {
+// out[r] (+)= sum of turned pairs times rows begin .. end of the Chebyshev table, whose first kVectors vectors
+// of orders count, for R rows; begin and end are multiples of 4.
+template <int R, int kVectors, bool kAdd>
+GTQ_INLINE void add_orders(const MeanByLogit& mean, int begin, int end, const float* turned, std::size_t stride,
+                           float* out, std::size_t out_stride) {
+  constexpr int kSums = R * kVectors;
+  constexpr int kSets = kSums >= 8 ? 1 : kSums >= 4 ? 2 : 4;  // enough sums to hide their latency
+  vf sums[kSets][R][kVectors] = {};
+  for (int i = begin; i < end; i += kSets) {
     GTQ_UNROLL
     for (int set = 0; set < kSets; ++set) {
-      const v8f cosine = load<v8f>(table + (i + set) * kChebyshev);
-      const v8f sine = load<v8f>(table + (i + set) * kChebyshev + kChebyshev / 2);
+      vf row[kVectors];
+      GTQ_UNROLL
+      for (int v = 0; v < kVectors; ++v)
+        row[v] = load<vf>(mean.chebyshev + (i + set) * kChebyshev + v * kLanes);
       GTQ_UNROLL
       for (int r = 0; r < R; ++r) {
-        sums[set][0][r] += re[r * stride + i + set] * cosine;
-        sums[set][1][r] += im[r * stride + i + set] * sine;
+        const vf factor = splat_pair(turned + r * stride + 2 * (i + set));
+        GTQ_UNROLL
+        for (int v = 0; v < kVectors; ++v) sums[set][r][v] += factor * row[v];
       }
     }
   }
   GTQ_UNROLL
   for (int r = 0; r < R; ++r) {
-    for (int set = 1; set < kSets; ++set) {
-      sums[0][0][r] += sums[set][0][r];
-      sums[0][1][r] += sums[set][1][r];
+    GTQ_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = out + r * out_stride + v * kLanes;
+      vf sum = sums[0][r][v];
+      GTQ_UNROLL
+      for (int set = 1; set < kSets; ++set) sum += sums[set][r][v];
+      store(to, kAdd ? sum + load<vf>(to) : sum);
     }
-    store(even + r * out_stride, sums[0][0][r]);
-    store(odd + r * out_stride, sums[0][1][r]);
+  }
+}
+
+// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to. A vector of all orders has no
+// lower half.
+template <int R>
+void smooth_coefficients(const MeanByLogit& mean, const float* turned, std::size_t stride, float* out,
+                         std::size_t out_stride) {
+  const int n = (mean.n_smooth + 3) / 4 * 4;
+  if constexpr (kVecs == 1) {
+    add_orders<R, 1, false>(mean, 0, n, turned, stride, out, out_stride);
+  } else {
+    add_orders<R, kVecs, false>(mean, 0, mean.n_high, turned, stride, out, out_stride);
+    add_orders<R, kVecs / 2, true>(mean, mean.n_high, n, turned, stride, out, out_stride);
   }
 }
 
 void all_smooth_coefficients(const PageJob& job, int n_rows, std::size_t out_stride) {
   const MeanByLogit& mean = job.head->by_logit;
-  const Scratch& s = job.scratch;
-  const int n = (mean.n_smooth + 3) / 4 * 4;
-  const std::size_t stride = mean.n_padded - mean.fast_padded;
-  for (int row = 0; row < n_rows;) {
-    const float *re = s.smooth_re + row * stride, *im = s.smooth_im + row * stride;
-    float *even = s.even + row * out_stride + mean.fast_rows, *odd = s.odd + row * out_stride + mean.fast_rows;
-    if (n_rows - row >= 4) {
-      smooth_coefficients<4>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
-      row += 4;
-    } else if (n_rows - row >= 2) {
-      smooth_coefficients<2>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
-      row += 2;
-    } else {
-      smooth_coefficients<1>(re, im, n, stride, mean.chebyshev, even, odd, out_stride);
-      row += 1;
-    }
-  }
+  const std::size_t stride = 2 * (mean.n_padded - mean.fast_padded);
+  for_blocks<kLanes == 16 ? 8 : 4>(n_rows, [&](auto rows, int row) {
+    smooth_coefficients<rows.value>(mean, job.scratch.smooth + row * stride, stride,
+                                    job.scratch.factors + row * out_stride + 2 * mean.fast_rows, out_stride);
+  });
 }
 
 #if defined(__AVX512F__)
-constexpr int kMaxSums = 24;  // vectors that stay in registers
+constexpr int kMaxSums = 16;  // vectors that stay in registers with the rows they are multiplied by
 #else
 constexpr int kMaxSums = 12;
 #endif
@@ -126,12 +152,11 @@ GTQ_INLINE vf reversed(vf x) {
 // Even and odd parts of R pairs at 16 kPanels distances from the middle of the page, and the logits on both
 // sides.
 template <int R, int kPanels>
-void add_parts(const MeanByLogit& mean, const float* even, const float* odd, std::size_t stride, int panel,
+void add_parts(const MeanByLogit& mean, const float* factors, std::size_t stride, int panel,
                float* const* out) {
   constexpr int kVectors = kPanels * kVecs;
   const std::size_t panel_stride = static_cast<std::size_t>(mean.n_basis) * kPanel;
   const float* const bases[2] = {mean.even + panel * panel_stride, mean.odd + panel * panel_stride};
-  const float* const factors[2] = {even, odd};
   vf sums[2][R][kVectors] = {};
   for (int k = 0; k < mean.n_basis; ++k) {
     GTQ_UNROLL
@@ -143,7 +168,7 @@ void add_parts(const MeanByLogit& mean, const float* even, const float* odd, std
       }
       GTQ_UNROLL
       for (int r = 0; r < R; ++r) {
-        const vf factor = splat(factors[part][r * stride + k]);
+        const vf factor = splat(factors[r * stride + 2 * k + part]);
         GTQ_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[part][r][v] += factor * row[v];
       }
@@ -162,12 +187,27 @@ void add_parts(const MeanByLogit& mean, const float* even, const float* odd, std
 }
 
 template <int R>
-void add_both_panels(const MeanByLogit& mean, const float* even, const float* odd, std::size_t stride,
-                     float* const* out) {
+void add_both_panels(const MeanByLogit& mean, const float* factors, std::size_t stride, float* const* out) {
   if constexpr (4 * R * kVecs <= kMaxSums) {
-    add_parts<R, 2>(mean, even, odd, stride, 0, out);
+    add_parts<R, 2>(mean, factors, stride, 0, out);
   } else {
-    for (int panel = 0; panel < 2; ++panel) add_parts<R, 1>(mean, even, odd, stride, panel, out);
+    for (int panel = 0; panel < 2; ++panel) add_parts<R, 1>(mean, factors, stride, panel, out);
+  }
+}
+
+GTQ_INLINE std::size_t factor_stride(const MeanByLogit& mean) { return 2 * mean.fast_padded + kChebyshev; }
+
+// out[m] = c[m] * (cos + i sin) for `n` numbers of n_pairs pairs (query row, head): the rope_blocks' (re, im).
+GTQ_INLINE void turn(int n_pairs, int n, const float* c, std::size_t c_stride, const float* cosine,
+                     const float* sine, float* out, std::size_t out_stride) {
+  vi swap;
+  for (int i = 0; i < kLanes; ++i) swap[i] = i ^ 1;
+  for (int i = 0; i < n; i += kLanes) {
+    const vf cos_i = load<vf>(cosine + i), sin_i = load<vf>(sine + i);
+    for (int m = 0; m < n_pairs; ++m) {
+      const vf c_i = load<vf>(c + m * c_stride + i);
+      store(out + m * out_stride + i, c_i * cos_i + __builtin_shuffle(c_i, swap) * sin_i);
+    }
   }
 }
 
@@ -176,39 +216,24 @@ void add_both_panels(const MeanByLogit& mean, const float* even, const float* od
 void turn_rows(const PageJob& job, int c, int n, int first_row, float* out, std::size_t out_stride) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
-  const int n_padded = mean.n_padded, fast_padded = mean.fast_padded, n_smooth = n_padded - fast_padded;
-  const std::size_t stride = fast_padded + kPanel;
-  const float *cosine = s.phase, *sine = s.phase + n_padded;
-  for (int m = 0; m < n; ++m) {
-    const int row = first_row + m;
-    const float* re = s.mean_c + (c * n + m) * 2 * n_padded;
-    const float* im = re + n_padded;
-    turn(re, im, cosine, sine, fast_padded, s.even + row * stride, s.odd + row * stride);
-    turn(re + fast_padded, im + fast_padded, cosine + fast_padded, sine + fast_padded, n_smooth,
-         s.smooth_re + row * n_smooth, s.smooth_im + row * n_smooth);
-    s.mean_out[row] = out + m * out_stride;
-  }
+  const std::size_t n_numbers = 2 * mean.n_padded, stride = factor_stride(mean);
+  const int n_fast = 2 * mean.fast_padded, n_smooth = 2 * mean.n_padded - n_fast;
+  const float *cosine = s.phase, *sine = s.phase + n_numbers, *from = s.mean_c + c * n * n_numbers;
+  turn(n, n_fast, from, n_numbers, cosine, sine, s.factors + first_row * stride, stride);
+  turn(n, n_smooth, from + n_fast, n_numbers, cosine + n_fast, sine + n_fast, s.smooth + first_row * n_smooth,
+       n_smooth);
+  for (int m = 0; m < n; ++m) s.mean_out[first_row + m] = out + m * out_stride;
 }
 
 // Mean terms of the turned rows, to where they are to go.
 void finish_rows(const PageJob& job, int n_rows) {
   const MeanByLogit& mean = job.head->by_logit;
   const Scratch& s = job.scratch;
-  const std::size_t stride = mean.fast_padded + kPanel;
+  const std::size_t stride = factor_stride(mean);
   if (mean.n_smooth > 0) all_smooth_coefficients(job, n_rows, stride);
-  for (int row = 0; row < n_rows;) {
-    const float *even = s.even + row * stride, *odd = s.odd + row * stride;
-    if (n_rows - row == 1) {
-      add_both_panels<1>(mean, even, odd, stride, s.mean_out + row);
-      row += 1;
-    } else if (n_rows - row == 2 || n_rows - row == 4) {
-      add_both_panels<2>(mean, even, odd, stride, s.mean_out + row);
-      row += 2;
-    } else {
-      add_both_panels<3>(mean, even, odd, stride, s.mean_out + row);
-      row += 3;
-    }
-  }
+  for_blocks<kLanes == 16 ? 4 : 3>(n_rows, [&](auto rows, int row) {
+    add_both_panels<rows.value>(mean, s.factors + row * stride, stride, s.mean_out + row);
+  });
 }
 
 // For the rare page with keys of both means: replaces the logits of those of the first by their own.
@@ -226,6 +251,8 @@ void replace_first_means(const PageJob& job, const PageView& view, int n, float*
   }
 }
 
+constexpr int kEnoughRows = 16;  // to share loads of the tables; more only spill from the first cache
+
 // The mean terms of all pairs and cells of the tile's regular pages, to scratch.logits.
 void mean_terms(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
   if (job.head->by_logit.n_padded == 0) return;
@@ -239,6 +266,10 @@ void mean_terms(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
     turn_rows(job, view.any_mean[1] ? 1 : 0, n, n_rows, job.scratch.logits + t * kPageCells, kTileCells);
     mixed |= view.any_mean[0] && view.any_mean[1];
     n_rows += n;
+    if (n_rows >= kEnoughRows) {
+      finish_rows(job, n_rows);
+      n_rows = 0;
+    }
   }
   finish_rows(job, n_rows);
   for (int t = 0; mixed && t < tile.n_pages; ++t) {

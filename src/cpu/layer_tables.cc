@@ -12,7 +12,8 @@ constexpr int kMinSmooth = 12;  // below this number of smooth rope_blocks polyn
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Every other Chebyshev coefficient of f on [-1, 1], from `first` on: those of an even or an odd function.
+// Every other Chebyshev coefficient of f on [-1, 1], from `first` on, to out[order]: those of an even or an odd
+// function.
 template <class F>
 void fit_chebyshev(F f, float sign, int first, float* out) {
   constexpr int kNodes = 64;
@@ -22,7 +23,7 @@ void fit_chebyshev(F f, float sign, int first, float* out) {
       const double angle = std::numbers::pi * (n + 0.5) / kNodes;
       sum += f(std::cos(angle)) * std::cos(k * angle);
     }
-    *out++ = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
+    out[k] = sign * static_cast<float>((k == 0 ? 1.0 : 2.0) / kNodes * sum);
   }
 }
 
@@ -72,11 +73,13 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
 }
 
 void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
+  const auto radians = [&](int block) { return std::abs(rope.theta(block)) * kHalfSpan; };
   std::vector<int> fast, smooth;
   for (int i = 0; i < rope.n_blocks(); ++i) {
     if (plan.centred[i] == 0) continue;
-    (std::abs(rope.theta(i)) * kHalfSpan < kSmoothRadians ? smooth : fast).push_back(i);
+    (radians(i) < kSmoothRadians ? smooth : fast).push_back(i);
   }
+  std::ranges::stable_sort(smooth, std::greater{}, radians);
   if (static_cast<int>(smooth.size()) < kMinSmooth) {
     fast.insert(fast.end(), smooth.begin(), smooth.end());
     smooth.clear();
@@ -120,8 +123,10 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
     const double phi = rope.theta(smooth[n]) * kHalfSpan;
     float* row = &chebyshev_[static_cast<std::size_t>(n) * kChebyshev];
     fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, 0, row);
-    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f, 1, row + kChebyshev / 2);
+    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f, 1, row);
   }
+  const auto n_high =
+      static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; }));
   tables_.by_logit = {n_fast,
                       n_smooth,
                       fast_padded,
@@ -135,6 +140,7 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
                       n_basis,
                       even_.data(),
                       odd_.data(),
+                      round_up(n_high, 4),
                       chebyshev_.data()};
 }
 

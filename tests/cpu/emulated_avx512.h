@@ -65,10 +65,6 @@ inline __m512i add_epi32(__m512i a, __m512i b) {
   const Lanes<std::uint32_t> x(a), y(b);
   return each<std::uint32_t>([&](int i) { return x.x[i] + y.x[i]; });
 }
-inline __m512i sub_epi32(__m512i a, __m512i b) {
-  const Lanes<std::uint32_t> x(a), y(b);
-  return each<std::uint32_t>([&](int i) { return x.x[i] - y.x[i]; });
-}
 inline __m512i srli_epi16(__m512i a, unsigned n) {
   const Lanes<std::uint16_t> x(a);
   return each<std::uint16_t>([&](int i) { return x.x[i] >> n; });
@@ -76,10 +72,6 @@ inline __m512i srli_epi16(__m512i a, unsigned n) {
 inline __m512i slli_epi32(__m512i a, unsigned n) {
   const Lanes<std::uint32_t> x(a);
   return each<std::uint32_t>([&](int i) { return x.x[i] << n; });
-}
-inline __m512i srai_epi32(__m512i a, unsigned n) {
-  const Lanes<std::int32_t> x(a);
-  return each<std::int32_t>([&](int i) { return x.x[i] >> n; });
 }
 inline __m512i ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int truth) {
   const Lanes<std::uint8_t> x(a), y(b), z(c);
@@ -106,10 +98,21 @@ inline __m512i dpbusd_epi32(__m512i sums, __m512i a, __m512i b) {
     return s.x[i] + static_cast<std::uint32_t>(dot);
   });
 }
-inline __m512 mul_ps(__m512 a, __m512 b) {
-  const Lanes<float> x(a), y(b);
-  return each<float, __m512>([&](int i) { return x.x[i] * y.x[i]; });
+inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const Lanes<float> x(a), y(b), z(c);
+  return each<float, __m512>([&](int i) { return std::fma(x.x[i], y.x[i], z.x[i]); });
 }
+inline __m512i xor_si512(__m512i a, __m512i b) {
+  const Lanes<std::uint32_t> x(a), y(b);
+  return each<std::uint32_t>([&](int i) { return x.x[i] ^ y.x[i]; });
+}
+inline __m128i extracti32x4_epi32(__m512i a, int part) {
+  const Lanes<std::int32_t> x(a);
+  __m128i v;
+  std::memcpy(&v, x.x + 4 * part, 16);
+  return v;
+}
+inline void store(void* p, __m512i a) { std::memcpy(p, &a, 64); }
 inline __m512i cvtps_epi32(__m512 a) {
   const Lanes<float> x(a);
   return each<std::int32_t>([&](int i) { return std::nearbyint(x.x[i]); });
@@ -122,20 +125,6 @@ inline __m512i cvtepu8_epi32(__m128i a) {
   std::uint8_t x[16];
   std::memcpy(x, &a, 16);
   return each<std::int32_t>([&](int i) { return x[i]; });
-}
-inline __m128i cvtepi32_epi8(__m512i a) {
-  const Lanes<std::int32_t> x(a);
-  std::int8_t out[16];
-  for (int i = 0; i < 16; ++i) out[i] = static_cast<std::int8_t>(x.x[i]);
-  __m128i v;
-  std::memcpy(&v, out, 16);
-  return v;
-}
-inline int reduce_add_epi32(__m512i a) {
-  const Lanes<std::uint32_t> x(a);
-  std::uint32_t sum = 0;
-  for (const std::uint32_t lane : x.x) sum += lane;
-  return static_cast<int>(sum);
 }
 inline unsigned test_epi32_mask(__m512i a, __m512i b) {
   const Lanes<std::uint32_t> x(a), y(b);
@@ -155,21 +144,20 @@ inline unsigned test_epi32_mask(__m512i a, __m512i b) {
 #define _mm512_set1_ps gtq::test::avx512::set1_ps
 #define _mm512_setzero_si512() gtq::test::avx512::set1_epi32(0)
 #define _mm512_add_epi32 gtq::test::avx512::add_epi32
-#define _mm512_sub_epi32 gtq::test::avx512::sub_epi32
 #undef _mm512_srli_epi16
 #define _mm512_srli_epi16 gtq::test::avx512::srli_epi16
 #undef _mm512_slli_epi32
 #define _mm512_slli_epi32 gtq::test::avx512::slli_epi32
-#undef _mm512_srai_epi32
-#define _mm512_srai_epi32 gtq::test::avx512::srai_epi32
 #undef _mm512_ternarylogic_epi32
 #define _mm512_ternarylogic_epi32 gtq::test::avx512::ternarylogic_epi32
 #define _mm512_permutexvar_epi8 gtq::test::avx512::permutexvar_epi8
 #define _mm512_dpbusd_epi32 gtq::test::avx512::dpbusd_epi32
-#define _mm512_mul_ps gtq::test::avx512::mul_ps
+#define _mm512_fmadd_ps gtq::test::avx512::fmadd_ps
+#define _mm512_xor_si512 gtq::test::avx512::xor_si512
+#undef _mm512_extracti32x4_epi32
+#define _mm512_extracti32x4_epi32 gtq::test::avx512::extracti32x4_epi32
+#define _mm512_store_si512 gtq::test::avx512::store
 #define _mm512_cvtps_epi32 gtq::test::avx512::cvtps_epi32
 #define _mm512_cvtepi32_ps gtq::test::avx512::cvtepi32_ps
 #define _mm512_cvtepu8_epi32 gtq::test::avx512::cvtepu8_epi32
-#define _mm512_cvtepi32_epi8 gtq::test::avx512::cvtepi32_epi8
-#define _mm512_reduce_add_epi32 gtq::test::avx512::reduce_add_epi32
 #define _mm512_test_epi32_mask gtq::test::avx512::test_epi32_mask

@@ -27,7 +27,7 @@ void attend_pages(const PageJob& job) { job.many_rows ? attend_single_pages(job)
 
 namespace gtq::test {
 
-std::vector<cpu::Kernel> emulated_kernels() { return {{"avx512 emulated", cpu::attend_pages}}; }
+std::vector<cpu::Kernel> emulated_kernels() { return {{"avx512 emulated", cpu::attend_pages, true}}; }
 
 }  // namespace gtq::test
 #else
