@@ -110,16 +110,23 @@ GTQ_INLINE Sums start_sums(const Bias& bias) {
   return {start, start};
 }
 
-GTQ_INLINE __m256i pair_everywhere(const Quad* quad, int i) {
-  return _mm256_broadcastd_epi32(_mm_loadu_si32(reinterpret_cast<const char*>(quad) + 4 * i));
+// A quad in all lanes.
+struct Factors {
+  __m256i even, odd;
+};
+
+GTQ_INLINE Factors everywhere(const Quad* quad) {
+  const auto pair = [quad](int i) {
+    return _mm256_broadcastd_epi32(_mm_loadu_si32(reinterpret_cast<const char*>(quad) + 4 * i));
+  };
+  return {pair(0), pair(1)};
 }
 
-GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
-  const __m256i even = pair_everywhere(quad, 0), odd = pair_everywhere(quad, 1);
-  __m256i low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(levels.even_low, even));
-  __m256i high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(levels.even_high, even));
-  low = _mm256_add_epi32(low, _mm256_madd_epi16(levels.odd_low, odd));
-  high = _mm256_add_epi32(high, _mm256_madd_epi16(levels.odd_high, odd));
+GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Factors& factors) {
+  __m256i low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(levels.even_low, factors.even));
+  __m256i high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(levels.even_high, factors.even));
+  low = _mm256_add_epi32(low, _mm256_madd_epi16(levels.odd_low, factors.odd));
+  high = _mm256_add_epi32(high, _mm256_madd_epi16(levels.odd_high, factors.odd));
   // Keeps the order of sums: compilers like to do all multiplications first, and run out of registers.
   asm volatile("" : "+x"(low), "+x"(high));
   sums = {low, high};

@@ -76,14 +76,25 @@ GTQ_INLINE Sums start_sums(const Bias& bias) {
   return {_mm512_set1_epi32(-128 * bias.high), _mm512_set1_epi32(-128 * bias.low)};
 }
 
-// One load that broadcasts; set1 of a number may pass through a scalar register.
-GTQ_INLINE __m512i plane_everywhere(const Quad* quad, int i) {
-  return _mm512_broadcastd_epi32(_mm_loadu_si32(reinterpret_cast<const char*>(quad) + 4 * i));
+// A quad in all lanes.
+struct Factors {
+  __m512i high, low;
+};
+
+// Two loads that broadcast; set1 of a number may pass through a scalar register.
+GTQ_INLINE Factors everywhere(const Quad* quad) {
+  const auto plane = [quad](int i) {
+    return _mm512_broadcastd_epi32(_mm_loadu_si32(reinterpret_cast<const char*>(quad) + 4 * i));
+  };
+  return {plane(0), plane(1)};
 }
 
-GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
-  sums.high = _mm512_dpbusd_epi32(sums.high, levels.bytes, plane_everywhere(quad, 0));
-  sums.low = _mm512_dpbusd_epi32(sums.low, levels.bytes, plane_everywhere(quad, 1));
+GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Factors& factors) {
+  __m512i high = _mm512_dpbusd_epi32(sums.high, levels.bytes, factors.high);
+  __m512i low = _mm512_dpbusd_epi32(sums.low, levels.bytes, factors.low);
+  // Keeps the order of sums: compilers like to load many quads first, and run out of registers.
+  GTQ_KEEP_ORDER(high, low);
+  sums = {high, low};
 }
 
 GTQ_INLINE void add_sums(Sums& to, const Sums& sums) {

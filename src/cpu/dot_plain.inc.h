@@ -18,10 +18,10 @@ struct Levels {
 struct Bias {
   std::int32_t high, low;
 };
-struct QuadBytes {
+struct Factors {
   std::int8_t high[4], low[4];
 };
-static_assert(sizeof(QuadBytes) == sizeof(Quad));
+static_assert(sizeof(Factors) == sizeof(Quad));
 
 template <int W>
 struct LevelTable {
@@ -66,9 +66,9 @@ GTQ_INLINE Sums start_sums(const Bias& bias) {
   return sums;
 }
 
-GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Quad* quad) {
-  QuadBytes q;
-  __builtin_memcpy(&q, quad, sizeof(q));
+GTQ_INLINE Factors everywhere(const Quad* quad) { return load<Factors>(quad); }
+
+GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Factors& q) {
   for (int lane = 0; lane < 16; ++lane) {
     for (int i = 0; i < 4; ++i) {
       sums.high[lane] += levels.byte[4 * lane + i] * q.high[i];
@@ -95,7 +95,7 @@ GTQ_INLINE vf sums_as_floats(const Sums& sums, int i) {
 GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std::size_t stride) {
   Bias bias{0, 0};
   for (int i = 0; i < n; i += 4) {
-    QuadBytes q;
+    Factors q;
     for (int j = 0; j < 4; ++j) {
       const int value = static_cast<int>(__builtin_rintf(scale * x[i + j]));
       const int high = (value + 128) >> 8, low = value - 256 * high;

@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 
 #if defined(__AVX512F__)
+#define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
 namespace gtq::cpu {
 namespace {
 

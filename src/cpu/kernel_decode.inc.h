@@ -54,12 +54,20 @@ using KeySums = Sums[kSumSets<kN>][kN];
 template <int W, int kSlots, int kFirst, int kBlocks, int kN>
 GTQ_INLINE void add_key_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
                              std::size_t stride, KeySums<kN> (&sums)[kBlocks]) {
-  const auto add_block = [&](const Levels& levels, KeySums<kN>& block_sums) {
+  constexpr int kSet = kSlots % kSumSets<kN>;
+  const Levels levels = unpack<W, 4 * kFirst + kSlots>(table, unit);
+  if constexpr (kBlocks == 1) {
     GTQ_UNROLL
-    for (int i = 0; i < kN; ++i) add_dots(block_sums[kSlots % kSumSets<kN>][i], levels, quads + i);
-  };
-  add_block(unpack<W, 4 * kFirst + kSlots>(table, unit), sums[0]);
-  if constexpr (kBlocks == 2) add_block(unpack<W, 4 + kSlots>(table, unit), sums[1]);
+    for (int i = 0; i < kN; ++i) add_dots(sums[0][kSet][i], levels, everywhere(quads + i));
+  } else {
+    const Levels second = unpack<W, 4 + kSlots>(table, unit);
+    GTQ_UNROLL
+    for (int i = 0; i < kN; ++i) {
+      const Factors factors = everywhere(quads + i);
+      add_dots(sums[0][kSet][i], levels, factors);
+      add_dots(sums[1][kSet][i], second, factors);
+    }
+  }
   if constexpr (kSlots < 3) {
     add_key_unit<W, kSlots + 1, kFirst, kBlocks, kN>(table, unit, quads + stride, stride, sums);
   }
@@ -148,7 +156,7 @@ GTQ_INLINE void add_value_unit(const LevelTable<W>& table, const std::uint8_t* u
                                std::size_t stride, Sums (&sums)[kSumSets<kN>][kN]) {
   const Levels levels = unpack<W, O>(table, unit);
   GTQ_UNROLL
-  for (int i = 0; i < kN; ++i) add_dots(sums[O % kSumSets<kN>][i], levels, quads + i);
+  for (int i = 0; i < kN; ++i) add_dots(sums[O % kSumSets<kN>][i], levels, everywhere(quads + i));
   if constexpr (O < 7) add_value_unit<W, O + 1, kN>(table, unit, quads + stride, stride, sums);
 }
 

@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #include "cpu/emulated_avx512.h"
 #define __AVX512F__ 1
+#define GTQ_KEEP_ORDER(a, b)
 
 namespace gtq::cpu {
 namespace {
