@@ -66,27 +66,34 @@ template <int R>
 void smooth_coefficients(const float* re, const float* im, int n, std::size_t stride, const float* table,
                          float* even, float* odd, std::size_t out_stride) {
   constexpr int kSets = R == 1 ? 4 : R == 2 ? 2 : 1;  // enough sums to hide the latency of an addition
-  v8f sums[kSets][2][R] = {};
+  constexpr int kParts = kChebyshev / 2 / kFewLanes;  // vectors of cosines, and as many of sines
+  vfew sums[kSets][2][kParts][R] = {};
   for (int i = 0; i < n; i += kSets) {
     GTQ_UNROLL
     for (int set = 0; set < kSets; ++set) {
-      const v8f cosine = load<v8f>(table + (i + set) * kChebyshev);
-      const v8f sine = load<v8f>(table + (i + set) * kChebyshev + kChebyshev / 2);
+      const float *cosine = table + (i + set) * kChebyshev, *sine = cosine + kChebyshev / 2;
       GTQ_UNROLL
-      for (int r = 0; r < R; ++r) {
-        sums[set][0][r] += re[r * stride + i + set] * cosine;
-        sums[set][1][r] += im[r * stride + i + set] * sine;
+      for (int part = 0; part < kParts; ++part) {
+        const vfew c = load<vfew>(cosine + part * kFewLanes), s = load<vfew>(sine + part * kFewLanes);
+        GTQ_UNROLL
+        for (int r = 0; r < R; ++r) {
+          sums[set][0][part][r] += re[r * stride + i + set] * c;
+          sums[set][1][part][r] += im[r * stride + i + set] * s;
+        }
       }
     }
   }
   GTQ_UNROLL
   for (int r = 0; r < R; ++r) {
-    for (int set = 1; set < kSets; ++set) {
-      sums[0][0][r] += sums[set][0][r];
-      sums[0][1][r] += sums[set][1][r];
+    GTQ_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      for (int set = 1; set < kSets; ++set) {
+        sums[0][0][part][r] += sums[set][0][part][r];
+        sums[0][1][part][r] += sums[set][1][part][r];
+      }
+      store(even + r * out_stride + part * kFewLanes, sums[0][0][part][r]);
+      store(odd + r * out_stride + part * kFewLanes, sums[0][1][part][r]);
     }
-    store(even + r * out_stride, sums[0][0][r]);
-    store(odd + r * out_stride, sums[0][1][r]);
   }
 }
 
@@ -111,7 +118,7 @@ void all_smooth_coefficients(const PageJob& job, int n_rows, std::size_t out_str
   }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kMaxSums = 24;  // vectors that stay in registers
 #else
 constexpr int kMaxSums = 12;

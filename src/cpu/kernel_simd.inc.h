@@ -9,6 +9,7 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
+constexpr int kFewLanes = kLanes < 8 ? kLanes : 8;
 constexpr int kVecs = kPanel / kLanes;          // vectors of a panel row
 constexpr int kPageVecs = kPageCells / kLanes;  // vectors of a row of logits
 
@@ -18,7 +19,7 @@ using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
 using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
-using v8f = GTQ_VECTOR(float, 8);
+using vfew = GTQ_VECTOR(float, kFewLanes);
 using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
 using v16b = GTQ_VECTOR(std::int8_t, 16);
 using v2q = GTQ_VECTOR(std::int64_t, 2);
@@ -82,6 +83,9 @@ GTQ_INLINE vu load_bytes_to_lanes(const std::uint8_t* p) {
   return reinterpret_cast<vu>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return reinterpret_cast<vu>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  const uint16x8_t wide = vmovl_u8(vcreate_u8(load<std::uint32_t>(p)));
+  return reinterpret_cast<vu>(vmovl_u16(vget_low_u16(wide)));
 #else
   return __builtin_convertvector(load<vcodes>(p), vu);
 #endif
