@@ -7,6 +7,9 @@
 
 #include "cpu/kernels.h"
 #include "gtq/error.h"
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 namespace gtq::cpu {
 namespace {
@@ -23,6 +26,8 @@ std::vector<Kernel> find_supported() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
     kernels.push_back({"avx2", attend_pages_avx2});
   }
+#elif defined(__aarch64__)
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) kernels.push_back({"neon", attend_pages_neon});
 #endif
   kernels.push_back({"generic", attend_pages_generic});
   return kernels;

@@ -1,10 +1,10 @@
 // Page kernel for x86-64-v3 (AVX2, FMA); the flags are in targets.cmake.
-#include <immintrin.h>
-
 #include "cpu/kernel_api.h"
 #include "cpu/kernels.h"
 
 #if defined(__AVX2__)
+#include <immintrin.h>
+
 namespace gtq::cpu {
 namespace {
 

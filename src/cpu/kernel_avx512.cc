@@ -1,11 +1,12 @@
 // Page kernel for x86-64-v4 with VBMI and VNNI (Ice Lake, Zen 4 and later); the flags are in targets.cmake.
-#include <immintrin.h>
-
 #include "cpu/kernel_api.h"
 #include "cpu/kernels.h"
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
+
 #define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
+
 namespace gtq::cpu {
 namespace {
 

@@ -137,7 +137,7 @@ void all_smooth_coefficients(const PageJob& job, int n_rows, std::size_t out_str
   });
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kMaxSums = 16;  // vectors that stay in registers with the rows they are multiplied by
 #else
 constexpr int kMaxSums = 12;

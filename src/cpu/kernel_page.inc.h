@@ -30,6 +30,11 @@ bool load_cells(const PageJob& job, PageView* view) {
 GTQ_INLINE vf norms_of(const float* octave, int octaves_down, vu codes) {
   const vu exponent = (codes >> 4) - static_cast<std::uint32_t>(octaves_down);
   vu fraction;
+#if defined(__ARM_FEATURE_DOTPROD)
+  const vu index = (codes & 15) * 0x04040404u + 0x03020100u;  // of the four bytes of a float
+  fraction = reinterpret_cast<vu>(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const std::uint8_t*>(octave)),
+                                             reinterpret_cast<uint8x16_t>(index)));
+#else
   if constexpr (kLanes == 16) {
     fraction = reinterpret_cast<vu>(__builtin_shuffle(load<vf>(octave), reinterpret_cast<vi>(codes & 15)));
   } else if constexpr (kLanes == 8) {
@@ -40,6 +45,7 @@ GTQ_INLINE vf norms_of(const float* octave, int octaves_down, vu codes) {
     for (int i = 0; i < kLanes; ++i) looked_up[i] = octave[codes[i] & 15];
     fraction = reinterpret_cast<vu>(looked_up);
   }
+#endif
   return reinterpret_cast<vf>(fraction + (exponent << 23));
 }
 

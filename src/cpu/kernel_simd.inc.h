@@ -93,6 +93,9 @@ GTQ_INLINE vu load_bytes_to_lanes(const std::uint8_t* p) {
   return reinterpret_cast<vu>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return reinterpret_cast<vu>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  const uint16x8_t wide = vmovl_u8(vcreate_u8(load<std::uint32_t>(p)));
+  return reinterpret_cast<vu>(vmovl_u16(vget_low_u16(wide)));
 #else
   return __builtin_convertvector(load<vcodes>(p), vu);
 #endif

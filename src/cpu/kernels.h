@@ -8,5 +8,6 @@ namespace gtq::cpu {
 void attend_pages_generic(const PageJob& job);
 void attend_pages_avx2(const PageJob& job);
 void attend_pages_avx512(const PageJob& job);
+void attend_pages_neon(const PageJob& job);
 
 }  // namespace gtq::cpu

@@ -18,4 +18,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(src/cpu/kernel_avx512.cc PROPERTIES
     COMPILE_OPTIONS
     "${GTQ_KERNEL_FLAGS};-Wno-uninitialized;-march=x86-64-v4;-mavx512vbmi;-mavx512vnni;-mprefer-vector-width=512")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  set_source_files_properties(src/cpu/kernel_neon.cc PROPERTIES
+    COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};-march=armv8.2-a+dotprod")
 endif()

@@ -165,6 +165,7 @@ TEST(Attention, KernelsAgree) {
     run_attention(plain, c.call, 1);
     const std::vector<double> want(c.out.begin(), c.out.end());
     for (const cpu::Kernel& kernel : cpu::supported_kernels()) {
+      if (&kernel == &plain) continue;
       std::fill(c.out.begin(), c.out.end(), std::nanf(""));
       run_attention(kernel, c.call, 1);
       EXPECT_LT(relative_l2(c.out, want), kTolerance) << kernel.name << ", seed " << seed;

@@ -1,0 +1,28 @@
+// Page kernel for aarch64 with dot products (Armv8.2 and later); the flags are in targets.cmake.
+#include "cpu/kernel_api.h"
+#include "cpu/kernels.h"
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+
+namespace gtq::cpu {
+namespace {
+
+#include "cpu/kernel_simd.inc.h"
+// (order matters)
+#include "cpu/kernel_expand.inc.h"
+#include "cpu/kernel_gemm.inc.h"
+#include "cpu/kernel_mean.inc.h"
+#include "cpu/kernel_page.inc.h"
+// (order matters)
+#include "cpu/dot_neon.inc.h"
+#include "cpu/kernel_mean_logit.inc.h"
+// (order matters)
+#include "cpu/kernel_decode.inc.h"
+
+}  // namespace
+
+void attend_pages_neon(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+
+}  // namespace gtq::cpu
+#endif
