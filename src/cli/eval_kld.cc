@@ -121,7 +121,7 @@ int eval_kld(const EvalKldOptions& options) {
   const std::vector<EvalCache> caches = parse_eval_caches(options.caches);
   check_model_file(options.model);
   if (!fs::exists(options.text)) throw Error(fmt::format("there is no text {}", printable(options.text)));
-  fs::create_directories(options.output);
+  make_output_folder(options.output);
   const fs::path profile = choose_profile(options.model, options.profile, options.calibrate, options.output);
 
   const BaseLogits base(fs::absolute(options.output) / "base.kld");

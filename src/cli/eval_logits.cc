@@ -134,7 +134,7 @@ int eval_logits(const EvalLogitsOptions& options) {
   check_model_file(options.model);
   const std::string text =
       read_text_file(options.text, static_cast<std::size_t>(options.n_tokens) * kBytesPerToken);
-  fs::create_directories(options.output);
+  make_output_folder(options.output);
   const fs::path profile = choose_profile(options.model, options.profile, options.calibrate, options.output);
   const int n_threads = options.n_threads > 0 ? options.n_threads : default_threads();
   LayerListener listener(read_profile(profile.string()), n_threads);

@@ -318,7 +318,7 @@ test_logits() {
   expect 1 'short.txt has [0-9]+ tokens; at least 64' \
     "$gtq" eval logits -m tiny.gguf -f short.txt --profile "$(profile_of_tiny)"
   : >file
-  expect 1 'file' "$gtq" eval logits -m tiny.gguf -f short.txt -o file
+  expect 1 'cannot make the folder file' "$gtq" eval logits -m tiny.gguf -f short.txt -o file
   [[ ! -e gtq-eval/logits.csv ]] || fail 'a table without a measurement'
 
   expect_ok 'block-gtq-k3v3' "$gtq" eval logits -m tiny.gguf -f "$repo/data/demo.txt" -n 256 \
