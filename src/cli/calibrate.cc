@@ -1,6 +1,5 @@
 // gtq calibrate: run the model over a text, let the plugin's recorder watch, write the profile.
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,8 +9,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <set>
 #include <string>
 
 #include "embedded.h"
@@ -30,22 +27,6 @@ namespace {
 constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;  // far more than any calibration needs
 constexpr int kMinChunk = 16;
 constexpr int kBytesPerToken = 64;  // at most; what follows cannot be reached with the tokens asked for
-
-// One per core this process may use: two threads of one core only wait for each other.
-int default_threads() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
-  std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed)) continue;
-    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings", cpu));
-    std::string siblings;
-    if (!std::getline(file, siblings)) siblings = std::to_string(cpu);
-    cores.insert(siblings);
-  }
-  return std::max(1, static_cast<int>(cores.size()));
-}
 
 std::string read_text(const CalibrateOptions& options) {
   if (options.text.empty()) return std::string(default_text());

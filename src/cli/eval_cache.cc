@@ -8,7 +8,6 @@
 
 #include "gtq/error.h"
 #include "paths.h"
-#include "reference/paper.h"
 #include "stock_program.h"
 
 namespace gtq::cli {
@@ -19,13 +18,10 @@ constexpr std::array<std::string_view, 6> kStockTypes = {"q8_0", "q5_1", "q5_0",
 double simulated_true_bits(const EvalCache& cache, const Profile& profile) {
   double bits = 0, n_values = 0;
   for (const LayerProfile& layer : profile.layers) {
-    for (int h = 0; h < layer.n_kv_heads; ++h) {
-      const double of_key = cache.recipe == "block-gtq"
-                                ? reference::BlockGtq(layer, h, cache.budget.k_bits).true_bits()
-                                : cache.budget.k_bits + 16.0 / layer.head_dim_k;
-      bits += of_key * layer.head_dim_k + (cache.budget.v_bits + 16.0 / layer.head_dim_v) * layer.head_dim_v;
-      n_values += layer.head_dim_k + layer.head_dim_v;
-    }
+    const reference::PaperLayer simulated(cache.paper_recipe(), layer, cache.budget);
+    const int n_keys = layer.n_kv_heads * layer.head_dim_k, n_others = layer.n_kv_heads * layer.head_dim_v;
+    bits += simulated.true_bits_k() * n_keys + simulated.true_bits_v() * n_others;
+    n_values += n_keys + n_others;
   }
   return bits / n_values;
 }
@@ -88,10 +84,16 @@ std::vector<std::string> EvalCache::environment(const std::filesystem::path& pro
           "GTQ_PROFILE=" + profile.string()};
 }
 
+bool EvalCache::is_simulated() const { return recipe == "block-gtq" || recipe == "tq-mse"; }
+
+reference::PaperRecipe EvalCache::paper_recipe() const {
+  return recipe == "block-gtq" ? reference::PaperRecipe::kBlockGtq : reference::PaperRecipe::kTqMse;
+}
+
 double logged_kv_mib(const std::string& log) { return sum_of_numbers(log, "KV buffer size ="); }
 
 double true_bits(const EvalCache& cache, double kv_mib, double f16_mib, const std::filesystem::path& profile) {
-  if (cache.recipe == "block-gtq" || cache.recipe == "tq-mse") {
+  if (cache.is_simulated()) {
     return simulated_true_bits(cache, read_profile(profile.string()));
   }
   const double bits = 16 * kv_mib / f16_mib;

@@ -7,6 +7,7 @@
 
 #include "gtq/allocation.h"
 #include "gtq/profile.h"
+#include "reference/paper_layer.h"
 
 namespace gtq::cli {
 
@@ -19,6 +20,8 @@ struct EvalCache {
   // Arguments and variables ("NAME=value") that give a stock program this cache.
   std::vector<std::string> arguments() const;
   std::vector<std::string> environment(const std::filesystem::path& profile) const;
+  bool is_simulated() const;
+  reference::PaperRecipe paper_recipe() const;  // when simulated
 };
 
 // "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl": stock. "f16": 16 bits through the plugin. "k3v3": packed.

@@ -16,6 +16,7 @@
 #include <random>
 #include <thread>
 
+#include "divergence.h"
 #include "gtq/error.h"
 #include "logits_session.h"
 #include "model_file.h"
@@ -63,20 +64,10 @@ struct Header {
 
 Comparison compare(const float* base, const float* other, int n) {
   const auto top = [n](const float* x) { return std::max_element(x, x + n) - x; };
-  const auto log_sum = [n, top](const float* x) {
-    const double shift = x[top(x)];
-    double sum = 0;
-    for (int i = 0; i < n; ++i) sum += std::exp(x[i] - shift);
-    return shift + std::log(sum);
-  };
-  const double base_sum = log_sum(base), other_sum = log_sum(other);
-  double kld = 0;
+  const auto n_vocab = static_cast<std::size_t>(n);
   float change = 0;
-  for (int i = 0; i < n; ++i) {
-    const double log_p = base[i] - base_sum;
-    kld += std::exp(log_p) * (log_p - (other[i] - other_sum));
-    change = std::max(change, std::fabs(base[i] - other[i]));
-  }
+  for (int i = 0; i < n; ++i) change = std::max(change, std::fabs(base[i] - other[i]));
+  const double kld = softmax_divergence<float>({base, n_vocab}, {other, n_vocab});
   return {static_cast<float>(kld), change, top(base) == top(other)};
 }
 

@@ -115,23 +115,14 @@ void write_csv(const fs::path& path, const std::vector<KldRow>& rows) {
   if (!out) throw Error(fmt::format("cannot write {}; is the disk full?", path.string()));
 }
 
-fs::path choose_profile(const EvalKldOptions& options) {
-  if (!options.profile.empty()) return fs::absolute(options.profile);
-  if (options.calibrate.empty()) return fs::absolute(cached_profile(options.model));
-  const fs::path profile = fs::absolute(options.output) / "profile.gtq.gguf";
-  calibrate_in_child(options.model, options.calibrate, profile);
-  return profile;
-}
-
 }  // namespace
 
 int eval_kld(const EvalKldOptions& options) {
   const std::vector<EvalCache> caches = parse_eval_caches(options.caches);
   check_model_file(options.model);
   if (!fs::exists(options.text)) throw Error(fmt::format("there is no text {}", printable(options.text)));
-  fs::create_directories(options.output);
-  const fs::path profile = choose_profile(options);
-  read_profile(profile.string());  // refuses a bad file before the long part
+  make_output_folder(options.output);
+  const fs::path profile = choose_profile(options.model, options.profile, options.calibrate, options.output);
 
   const BaseLogits base(fs::absolute(options.output) / "base.kld");
   StockCommand command;

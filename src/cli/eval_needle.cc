@@ -96,7 +96,7 @@ class NeedleEval {
 int eval_needle(const EvalNeedleOptions& options) {
   const std::vector<EvalCache> caches = parse_eval_caches(options.caches);
   check_model_file(options.model);
-  fs::create_directories(options.output);
+  make_output_folder(options.output);
   const fs::path profile =
       fs::absolute(options.profile.empty() ? cached_profile(options.model) : fs::path(options.profile));
   NeedleEval eval(options, profile);

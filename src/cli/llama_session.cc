@@ -2,10 +2,14 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <set>
 
 #include "ggml-backend.h"
 #include "gtq/error.h"
@@ -60,6 +64,21 @@ fs::path ggml_dir() {
   return llama_bin_dir();
 }
 
+int default_threads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings", cpu));
+    std::string siblings;
+    if (!std::getline(file, siblings)) siblings = std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  return std::max(1, static_cast<int>(cores.size()));
+}
+
 Recorder load_recorder() {
   llama_log_set(log_errors, nullptr);
   ggml_set_abort_callback(on_ggml_abort);
@@ -82,7 +101,8 @@ Recorder load_recorder() {
   recorder.device = ggml_backend_reg_dev_get(reg, 0);
   recorder.tokens = reinterpret_cast<RecorderTokensFn>(ggml_backend_reg_get_proc_address(reg, kRecorderTokens));
   recorder.finish = reinterpret_cast<RecorderFinishFn>(ggml_backend_reg_get_proc_address(reg, kRecorderFinish));
-  if (recorder.tokens == nullptr || recorder.finish == nullptr) {
+  recorder.listen = reinterpret_cast<RecorderListenFn>(ggml_backend_reg_get_proc_address(reg, kRecorderListen));
+  if (recorder.tokens == nullptr || recorder.finish == nullptr || recorder.listen == nullptr) {
     throw Error(fmt::format("the plugin {} cannot record; build it again together with gtq", plugin.string()));
   }
   return recorder;

@@ -1,4 +1,4 @@
-// libllama as calibration needs it: one model on the recording plugin, tokens in, nothing out.
+// libllama as calibration and `eval logits` need it: one model on the recording plugin, tokens in, nothing out.
 #pragma once
 
 #include <filesystem>
@@ -18,11 +18,15 @@ struct Recorder {
   ggml_backend_dev_t device = nullptr;
   RecorderTokensFn tokens = nullptr;
   RecorderFinishFn finish = nullptr;
+  RecorderListenFn listen = nullptr;
 };
 
 // Makes llama.cpp quiet (only its error lines pass), loads its backends and the plugin. Once per process;
 // throws Error when something is missing.
 Recorder load_recorder();
+
+// One per core this process may use: two threads of one core only wait for each other.
+int default_threads();
 
 // The folder libggml was loaded from: its backends lie there, whatever the build tree is called by now.
 std::filesystem::path ggml_dir();

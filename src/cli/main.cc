@@ -99,6 +99,27 @@ void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& 
   sub->callback([&] { verb = [&] { return eval_kld(options); }; });
 }
 
+void add_eval_logits(CLI::App& app, EvalLogitsOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("logits",
+                                     "attention of each layer with coded keys and values: error of logits, "
+                                     "weights and outputs for gtq and the "
+                                     "paper's recipes at 2, 3 and 4 bits, tables and a CSV file");
+  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
+  sub->add_option("-f,--file", options.text, "text to measure on")->required();
+  CLI::Option* calibrate =
+      sub->add_option("--calibrate", options.calibrate,
+                      "text to calibrate on (default: one inside gtq, profile kept in the cache)");
+  sub->add_option("--profile", options.profile, "profile to use as it is")->excludes(calibrate);
+  sub->add_option("-o,--output", options.output, "folder for logits.csv")->capture_default_str();
+  sub->add_option("-n,--tokens", options.n_tokens, "tokens of the text, from its beginning, as one sequence")
+      ->check(CLI::Range(kMinTokens, 1 << 16))
+      ->capture_default_str();
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 1024));
+  sub->footer("Example:\n  gtq eval logits -m model.gguf -f test.txt --calibrate train.txt");
+  sub->callback([&] { verb = [&] { return eval_logits(options); }; });
+}
+
 void add_eval_decode(CLI::App& app, EvalDecodeOptions& options, std::function<int()>& verb) {
   CLI::App* sub = app.add_subcommand(
       "decode", "logits of each cache against f16 when it is filled token by token, as in generation");
@@ -172,6 +193,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   InspectOptions inspect_options;
   RunOptions run_options;
   EvalKldOptions eval_kld_options;
+  EvalLogitsOptions eval_logits_options;
   EvalDecodeOptions eval_decode_options;
   EvalNeedleOptions eval_needle_options;
   std::function<int()> verb;
@@ -180,6 +202,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   CLI::App* eval_app = app.add_subcommand("eval", "measure the quality of KV caches with stock programs");
   eval_app->require_subcommand(1);
   add_eval_kld(*eval_app, eval_kld_options, verb);
+  add_eval_logits(*eval_app, eval_logits_options, verb);
   add_eval_decode(*eval_app, eval_decode_options, verb);
   add_eval_needle(*eval_app, eval_needle_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);

@@ -49,6 +49,14 @@ fs::path cache_dir() {
   throw Error("no folder for profiles: set HOME or XDG_CACHE_HOME, or give a profile with --profile");
 }
 
+void make_output_folder(const fs::path& folder) {
+  std::error_code ec;
+  fs::create_directories(folder, ec);
+  if (!ec) return;
+  throw Error(fmt::format("cannot make the folder {}: {}; choose another with -o", printable(folder.string()),
+                          ec.message()));
+}
+
 fs::path find_program(const std::string& program) {
   if (program.find('/') != std::string::npos) {
     if (is_program(program)) return program;

@@ -17,6 +17,9 @@ std::filesystem::path llama_bin_dir();
 // ${XDG_CACHE_HOME:-~/.cache}/gtq. Throws Error when neither variable is set.
 std::filesystem::path cache_dir();
 
+// Makes the folder that a verb writes to, its parents too. Throws Error.
+void make_output_folder(const std::filesystem::path& folder);
+
 // The file a shell would start for `program`; a name without a slash is looked up in llama_bin_dir() first.
 // Throws Error when there is none.
 std::filesystem::path find_program(const std::string& program);

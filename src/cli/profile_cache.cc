@@ -109,4 +109,17 @@ fs::path cached_profile(const fs::path& model) {
   return path;
 }
 
+fs::path choose_profile(const fs::path& model, const fs::path& given, const fs::path& calibrate,
+                        const fs::path& output) {
+  fs::path profile = given;
+  if (given.empty() && calibrate.empty()) profile = cached_profile(model);
+  if (given.empty() && !calibrate.empty()) {
+    profile = output / "profile.gtq.gguf";
+    calibrate_in_child(model, calibrate, profile);
+  }
+  profile = fs::absolute(profile);
+  read_profile(profile.string());
+  return profile;
+}
+
 }  // namespace gtq::cli

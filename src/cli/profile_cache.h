@@ -14,4 +14,10 @@ std::filesystem::path cached_profile(const std::filesystem::path& model);
 void calibrate_in_child(const std::filesystem::path& model, const std::filesystem::path& text,
                         const std::filesystem::path& profile);
 
+// The profile that a measurement uses: `given` as it is; else made from the text `calibrate`, in the folder
+// `output`; else that of the cache. Absolute, and read once: a bad file is refused before the long part.
+std::filesystem::path choose_profile(const std::filesystem::path& model, const std::filesystem::path& given,
+                                     const std::filesystem::path& calibrate,
+                                     const std::filesystem::path& output);
+
 }  // namespace gtq::cli

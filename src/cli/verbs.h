@@ -52,6 +52,16 @@ struct EvalKldOptions {
 };
 int eval_kld(const EvalKldOptions& options);
 
+struct EvalLogitsOptions {
+  std::string model, text;
+  std::string calibrate;  // text to calibrate on, empty: the one inside the program
+  std::string profile;    // empty: made from `calibrate`
+  std::string output = "gtq-eval";
+  int n_tokens = 2048;
+  int n_threads = 0;  // 0: one per core
+};
+int eval_logits(const EvalLogitsOptions& options);
+
 struct EvalDecodeOptions {
   std::string model, text, profile;  // profile empty: from the cache
   std::string caches = "f16,q8_0,q4_0,k4v4,k3v3";

@@ -120,6 +120,7 @@ ggml_backend_dev_t get_device(ggml_backend_reg_t, std::size_t) { return device()
 void* proc_address(ggml_backend_reg_t, const char* name) {
   if (std::strcmp(name, "ggml_backend_set_n_threads") == 0) return reinterpret_cast<void*>(set_backend_threads);
   if (std::strcmp(name, kRecorderTokens) == 0) return reinterpret_cast<void*>(recorder_tokens);
+  if (std::strcmp(name, kRecorderListen) == 0) return reinterpret_cast<void*>(recorder_listen);
   if (std::strcmp(name, kRecorderFinish) == 0) return reinterpret_cast<void*>(recorder_finish);
   return nullptr;
 }

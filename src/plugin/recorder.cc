@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
@@ -15,7 +16,7 @@ namespace {
 
 // A layer is known whole only at its attention node, after its first keys and values: they wait here.
 struct Layer {
-  std::vector<std::vector<float>> keys, values;
+  std::vector<float> keys, values;  // [token][n_kv_heads][head_dim]
   std::vector<std::int32_t> positions;
   RopeParams rope;
   std::unique_ptr<LayerCalibrator> sums;
@@ -23,6 +24,8 @@ struct Layer {
 
 struct Recorder {
   std::map<int, Layer> layers;
+  RecorderListener listener = nullptr;
+  void* listener_user = nullptr;
   std::uint64_t fingerprint = 0;
   std::string problem;
 };
@@ -42,32 +45,65 @@ void record_store(const ggml_tensor* node) {
   if (name.is_key) layer.rope = rope_params(rope);
   for (std::int64_t t = 0; t < rows->ne[1]; ++t) {
     const auto* x = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + t * rows->nb[1]);
-    (name.is_key ? layer.keys : layer.values).emplace_back(x, x + rows->ne[0]);
+    auto& to = name.is_key ? layer.keys : layer.values;
+    to.insert(to.end(), x, x + rows->ne[0]);
     if (name.is_key) layer.positions.push_back(static_cast<const std::int32_t*>(rope->src[1]->data)[t]);
   }
 }
 
-void record_attention(const ggml_tensor* node) {
-  const int index = cache_name(root(node->src[1]))->layer;
-  Layer& layer = recorder().layers[index];
-  const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
-  if (!layer.sums) {
-    layer.sums =
-        std::make_unique<LayerCalibrator>(index, static_cast<int>(q->ne[2]), static_cast<int>(k->ne[2]),
-                                          static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]), layer.rope);
-  }
-  std::vector<float> row(q->ne[2] * q->ne[0]);
+// [token][head][dim]
+std::vector<float> contiguous_queries(const ggml_tensor* q) {
+  std::vector<float> rows;
+  rows.reserve(q->ne[0] * q->ne[1] * q->ne[2]);
   for (std::int64_t t = 0; t < q->ne[1]; ++t) {
     for (std::int64_t h = 0; h < q->ne[2]; ++h) {
       const auto* x =
           reinterpret_cast<const float*>(static_cast<const char*>(q->data) + t * q->nb[1] + h * q->nb[2]);
-      std::copy_n(x, q->ne[0], &row[h * q->ne[0]]);
+      rows.insert(rows.end(), x, x + q->ne[0]);
     }
-    layer.sums->add_query(row.data());
   }
-  for (std::size_t t = 0; t < layer.keys.size(); ++t)
-    layer.sums->add_key(layer.keys[t].data(), layer.positions[t]);
-  for (const auto& value : layer.values) layer.sums->add_value(value.data());
+  return rows;
+}
+
+float attention_scale(const ggml_tensor* node) {
+  float scale = 0;
+  std::memcpy(&scale, node->op_params, sizeof scale);
+  return scale;
+}
+
+void record_attention(const ggml_tensor* node) {
+  const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
+  RecordedRows rows = {};
+  rows.fingerprint = recorder().fingerprint;
+  rows.layer = cache_name(root(k))->layer;
+  rows.n_q_heads = static_cast<int>(q->ne[2]);
+  rows.n_kv_heads = static_cast<int>(k->ne[2]);
+  rows.head_dim_k = static_cast<int>(k->ne[0]);
+  rows.head_dim_v = static_cast<int>(v->ne[0]);
+  rows.sm_scale = attention_scale(node);
+  Layer& layer = recorder().layers[rows.layer];
+  if (!layer.sums) {
+    layer.sums = std::make_unique<LayerCalibrator>(rows.layer, rows.n_q_heads, rows.n_kv_heads, rows.head_dim_k,
+                                                   rows.head_dim_v, layer.rope);
+  }
+  const std::vector<float> queries = contiguous_queries(q);
+  const auto query_floats = q->ne[2] * q->ne[0], key_floats = k->ne[2] * k->ne[0],
+             value_floats = v->ne[2] * v->ne[0];
+  const auto n_keys = static_cast<std::int64_t>(layer.positions.size());
+  const auto n_values = static_cast<std::int64_t>(layer.values.size()) / value_floats;
+  for (std::int64_t t = 0; t < q->ne[1]; ++t) layer.sums->add_query(&queries[t * query_floats]);
+  for (std::int64_t t = 0; t < n_keys; ++t)
+    layer.sums->add_key(&layer.keys[t * key_floats], layer.positions[t]);
+  for (std::int64_t t = 0; t < n_values; ++t) layer.sums->add_value(&layer.values[t * value_floats]);
+
+  rows.n_tokens = n_keys;
+  rows.queries = queries.data();
+  rows.keys = layer.keys.data();
+  rows.values = layer.values.data();
+  rows.positions = layer.positions.data();
+  // A layer that attends the cache of another stores nothing: there is no token to show.
+  const bool complete = n_keys == q->ne[1] && n_keys == n_values;
+  if (complete && recorder().listener != nullptr) recorder().listener(recorder().listener_user, rows);
   layer.keys.clear();
   layer.values.clear();
   layer.positions.clear();
@@ -104,6 +140,11 @@ std::uint64_t graph_fingerprint(ggml_tensor** nodes, int n_nodes) {
 }
 
 void record_fingerprint(std::uint64_t fingerprint) { recorder().fingerprint = fingerprint; }
+
+void recorder_listen(RecorderListener listener, void* user) {
+  recorder().listener = listener;
+  recorder().listener_user = user;
+}
 
 std::int64_t recorder_tokens() {
   std::int64_t least = recorder().layers.empty() ? 0 : INT64_MAX;

@@ -11,7 +11,16 @@ namespace {
 
 constexpr double kExcluded = -std::numeric_limits<double>::infinity();
 
-std::vector<double> row_logits(const AttentionInput& input, std::int64_t row, int head) {
+}  // namespace
+
+double alibi_slope(double max_bias, int n_heads, int head) {
+  if (max_bias <= 0) return 1;
+  const double n2 = std::exp2(std::floor(std::log2(n_heads)));
+  if (head < n2) return std::pow(std::exp2(-max_bias / n2), head + 1);
+  return std::pow(std::exp2(-max_bias / 2 / n2), 2 * (head - n2) + 1);
+}
+
+std::vector<double> attention_logits(const AttentionInput& input, std::int64_t row, int head) {
   const int kv_head = head / (input.n_q_heads / input.n_kv_heads);
   const double* q = &input.q[(row * input.n_q_heads + head) * input.head_dim_k];
   const double slope = alibi_slope(input.alibi_max_bias, input.n_q_heads, head);
@@ -30,20 +39,11 @@ std::vector<double> row_logits(const AttentionInput& input, std::int64_t row, in
   return logits;
 }
 
-}  // namespace
-
-double alibi_slope(double max_bias, int n_heads, int head) {
-  if (max_bias <= 0) return 1;
-  const double n2 = std::exp2(std::floor(std::log2(n_heads)));
-  if (head < n2) return std::pow(std::exp2(-max_bias / n2), head + 1);
-  return std::pow(std::exp2(-max_bias / 2 / n2), 2 * (head - n2) + 1);
-}
-
 std::vector<double> attention(const AttentionInput& input) {
   std::vector<double> out(input.n_rows * input.n_q_heads * input.head_dim_v, 0.0);
   for (std::int64_t row = 0; row < input.n_rows; ++row) {
     for (int head = 0; head < input.n_q_heads; ++head) {
-      const std::vector<double> logits = row_logits(input, row, head);
+      const std::vector<double> logits = attention_logits(input, row, head);
       const double largest = *std::max_element(logits.begin(), logits.end());
       if (largest == kExcluded) continue;
       const int kv_head = head / (input.n_q_heads / input.n_kv_heads);

@@ -27,6 +27,9 @@ struct AttentionInput {
 // ALiBi (Press et al. 2022) as ggml computes it, also for head counts that are no power of two.
 double alibi_slope(double max_bias, int n_heads, int head);
 
+// [kv_len] logits of one query row and head, -inf where the mask excludes the cell.
+std::vector<double> attention_logits(const AttentionInput& input, std::int64_t row, int head);
+
 // [n_rows][n_q_heads][head_dim_v]. A row that may attend no cell gives zeros.
 std::vector<double> attention(const AttentionInput& input);
 

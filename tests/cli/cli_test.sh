@@ -3,6 +3,7 @@
 # what it leaves on disk. Exit 77: skipped, a model or the plugin is missing.
 set -u
 part=$1 gtq=$2 model=${3:-}
+repo=$(cd "$(dirname "$0")/../.." && pwd)
 here=$(mktemp -d)
 trap 'rm -rf "$here"' EXIT
 export HOME=$here/home XDG_CACHE_HOME=$here/cache
@@ -299,6 +300,42 @@ test_eval() {
   grep -q '^| f16 | 16.000 |.* 100.00 | 0 |.* 100.00 | 0 |' out || fail 'f16 is not identical'
   grep -q '^| k3v3 | 3.1' out || fail 'k3v3 has no row'
   grep -q '^| k3v3 .*| 0 |' out && fail 'k3v3 changed nothing'
+}
+
+# Attention layer by layer. What the paper claims and what gtq adds must show on any text and model; bounds on
+# both sides, since an error that vanishes is a mistake of the meter.
+test_logits() {
+  need_model
+  ln -s "$model" tiny.gguf
+  echo short >short.txt
+  expect 2 'file' "$gtq" eval logits -m tiny.gguf
+  expect 2 'excludes' "$gtq" eval logits -m tiny.gguf -f short.txt --calibrate a --profile b
+  expect 2 '' "$gtq" eval logits -m tiny.gguf -f short.txt -n 63
+  expect 1 'no model missing.gguf' "$gtq" eval logits -m missing.gguf -f short.txt
+  expect 1 'no text missing.txt' "$gtq" eval logits -m tiny.gguf -f missing.txt
+  expect 1 'no text missing.txt' "$gtq" eval logits -m tiny.gguf -f short.txt --calibrate missing.txt
+  expect 1 '' "$gtq" eval logits -m tiny.gguf -f short.txt --profile short.txt
+  expect 1 'short.txt has [0-9]+ tokens; at least 64' \
+    "$gtq" eval logits -m tiny.gguf -f short.txt --profile "$(profile_of_tiny)"
+  : >file
+  expect 1 'cannot make the folder file' "$gtq" eval logits -m tiny.gguf -f short.txt -o file
+  [[ ! -e gtq-eval/logits.csv ]] || fail 'a table without a measurement'
+
+  expect_ok 'block-gtq-k3v3' "$gtq" eval logits -m tiny.gguf -f "$repo/data/demo.txt" -n 256 \
+    --profile "$(profile_of_tiny)"
+  [[ $(wc -l <gtq-eval/logits.csv) == 271 ]] || fail 'not a row for each of 30 layers and 9 caches'
+  awk -F, 'NR > 1 {n[$2]++; bits[$2] += $3; mae[$2] += log($5); kld[$2] += log($6); out[$2] += log($7)}
+    function mean(of, cache) {return exp(of[cache] / n[cache])}
+    function less(of, a, b) {if (!(mean(of, a) < mean(of, b) && mean(of, a) > mean(of, b) / 30)) bad = bad " " a}
+    END {
+      less(kld, "k3v3", "block-gtq-k3v3"); less(kld, "block-gtq-k3v3", "tq-mse-k3v3")
+      less(mae, "k3v3", "block-gtq-k3v3"); less(mae, "block-gtq-k3v3", "tq-mse-k3v3")
+      less(out, "k3v3", "block-gtq-k3v3"); less(out, "block-gtq-k3v3", "tq-mse-k3v3")
+      less(kld, "k4v4", "k3v3"); less(kld, "k3v3", "k2v2")
+      if (bits["k3v3"] / 30 != 3.125 || bits["tq-mse-k3v3"] / 30 != 3.25 || bits["block-gtq-k3v3"] / 30 < 3.5)
+        bad = bad " bits"
+      print bad; exit bad != ""
+    }' gtq-eval/logits.csv >awk.out || fail "not in order: $(cat awk.out)"
 }
 
 profile_of_tiny() {

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""plot.py [-o OUTPUT] [CSV ...]: true bits against mean KL divergence, one panel per file of `gtq eval kld`.
+
+Writes OUTPUT.svg and OUTPUT-dark.svg (default docs/pareto, from the files in docs/data), and with --png the
+same as PNG. Needs matplotlib: apt-get install python3-matplotlib.
+"""
+import argparse
+import csv
+import dataclasses
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402: the backend comes first
+from matplotlib import ticker  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
+TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
+STOCK = ("q4_0", "q5_0", "q8_0")
+SIZE_INCHES = (8.64, 3.9)  # 830 pixels wide where the reader's unit is 1/96 inch
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    label: str
+    marker: str
+    light: str
+    dark: str
+    is_ours: bool = False
+
+
+# The names of llama.cpp's types and of gtq's budgets stand beside their points; the rest is in the legend.
+SERIES = {
+    "tq-mse": Series("tq-mse (paper, simulated)", "^", "#8a8a8a", "#9a9a9a"),
+    "llama.cpp": Series("llama.cpp", "s", "#8e44ad", "#c792ea"),
+    "block-gtq": Series("block-gtq (paper, simulated)", "D", "#d1700b", "#f0a04b"),
+    "gtq": Series("gtq", "o", "#0a5fd0", "#58a6ff", is_ours=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    suffix: str
+    text: str
+    grid: str
+    background: str  # of PNGs and of the halo around text; SVGs are transparent
+
+
+THEMES = (Theme("", "#1f2328", "#d8dee4", "#ffffff"), Theme("-dark", "#e6edf3", "#30363d", "#0d1117"))
+
+
+def series_of(cache):
+    if cache in STOCK:
+        return "llama.cpp"
+    return next((name for name in ("tq-mse", "block-gtq") if cache.startswith(name + "-")), "gtq")
+
+
+def read_points(path):
+    """{series: [(true bits, mean KLD, cache)]} in order of bits, without f16, whose divergence is 0."""
+    points = {name: [] for name in SERIES}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["cache"] != "f16":
+                points[series_of(row["cache"])].append(
+                    (float(row["true_bits"]), float(row["mean_kld"]), row["cache"]))
+    return {name: sorted(found) for name, found in points.items()}
+
+
+def draw_series(axes, name, points, theme):
+    series = SERIES[name]
+    color = series.dark if theme.suffix else series.light
+    bits, klds, caches = zip(*points)
+    axes.plot(bits, klds, color=color, marker=series.marker, label=series.label,
+              linewidth=3 if series.is_ours else 1.4, markersize=7 if series.is_ours else 4.5,
+              zorder=4 if series.is_ours else 3)
+    for x, y, cache in zip(bits, klds, caches):
+        if name == "llama.cpp":
+            axes.annotate(cache, (x, y), xytext=(4, 5), textcoords="offset points", color=color, fontsize=8.5,
+                          rotation=40, rotation_mode="anchor")
+        elif series.is_ours:
+            axes.annotate(cache, (x, y), xytext=(-4, -5), textcoords="offset points", color=color, fontsize=9.5,
+                          fontweight="bold", ha="right", va="top", zorder=5)
+
+
+def draw_panel(axes, title, points, theme):
+    for name, found in points.items():
+        if found:
+            draw_series(axes, name, found, theme)
+    axes.set_title(title, fontsize=11, color=theme.text)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(1.45, 11)
+    axes.set_ylim(0.0025, 20)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([2, 3, 4, 5, 6, 8]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.grid(color=theme.grid, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.text, labelsize=9.5, length=0)
+    for spine in axes.spines.values():
+        spine.set_color(theme.grid)
+
+
+def draw(files, theme):
+    figure, panels = plt.subplots(1, len(files), sharey=True, squeeze=False, figsize=SIZE_INCHES)
+    panels = panels[0]
+    for axes, path in zip(panels, files):
+        name = path.stem.removeprefix("kld-")
+        draw_panel(axes, TITLES.get(name, name), read_points(path), theme)
+    panels[0].set_ylabel("mean KL divergence from f16", fontsize=10, color=theme.text)
+    figure.supxlabel("true bits per cached value (lower left is better)", fontsize=10, color=theme.text, y=0.02)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, 1.01), ncol=len(SERIES), frameon=False, fontsize=10,
+                  labelcolor=theme.text, handlelength=2.2, columnspacing=1.8)
+    figure.subplots_adjust(left=0.085, right=0.995, top=0.83, bottom=0.14, wspace=0.06)
+    return figure
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="CSV",
+                        default=[ROOT / "docs" / "data" / f"kld-{model}.csv" for model in MODELS])
+    parser.add_argument("-o", "--output", type=pathlib.Path, default=ROOT / "docs" / "pareto")
+    parser.add_argument("--png", action="store_true", help="write PNGs too")
+    options = parser.parse_args()
+    matplotlib.rcParams["svg.hashsalt"] = "gtq"  # the same input gives the same file
+    for theme in THEMES:
+        figure = draw(options.files, theme)
+        path = f"{options.output}{theme.suffix}"
+        figure.savefig(f"{path}.svg", transparent=True, metadata={"Date": None})
+        if options.png:
+            figure.savefig(f"{path}.png", facecolor=theme.background, dpi=192)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
