@@ -91,17 +91,18 @@ def prompt_cache():
 
 
 def shift():
-    """Both programs shift more than once and go on writing words."""
+    """Both programs shift more than once and go on to the end. What a small model writes after several shifts is often
+    no text, from the f16 cache too; logits behind a shift are compared in cache_test.cc."""
     options = ["-c", "256", "--context-shift"]
     with Server(args, "k6v6", options + ["-np", "1"]) as server:
         reply = server.complete(TEXT[:600], 400)
         check(reply["tokens_predicted"] == 400, "llama-server stopped early")
         check(server.log().count("slot context shift") >= 2, "llama-server did not shift")
         check("error" not in server.log().lower(), "an error in the log of llama-server")
+    check_text(reply["content"][:350], 40)  # before the first shift
     run = completion("k6v6", "gtq", 1000, "-n", "400", *options)
     check(run.returncode == 0, "llama-completion failed: " + run.stderr[-2000:])
-    for text in (reply["content"], run.stdout.decode(errors="replace")):
-        check_text(text, 150)
+    check(len(run.stdout) >= 1000, f"llama-completion stopped early: {run.stdout!r}")
 
 
 def parallel():
