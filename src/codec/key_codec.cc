@@ -49,6 +49,11 @@ KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope) : plan_(plan), rope_(
   }
 }
 
+void KeyCodec::turn_means(const float* turn, float* means) const {
+  const int d = plan_.head_dim_k;
+  for (int c = 0; c < kMeans; ++c) rope_.apply_turn(turn, &plan_.mean_keys[c * d], means + c * d);
+}
+
 int KeyCodec::nearer_mean(const float* key, const float* means) const {
   double distance[kMeans] = {};
   for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
@@ -105,7 +110,7 @@ void KeyCodec::encode(const float* key, const float* turn, std::uint8_t* row) co
   const int d = plan_.head_dim_k;
   float clean[kMaxHeadDim], means[kMeans * kMaxHeadDim], y[kMaxHeadDim];
   for (int i = 0; i < d; ++i) clean[i] = finite(key[i]);
-  for (int c = 0; c < kMeans; ++c) rope_.apply_turn(turn, &plan_.mean_keys[c * d], means + c * d);
+  turn_means(turn, means);
   const int c = nearer_mean(clean, means);
   float sum = 0, weights = 0;
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {

@@ -10,8 +10,14 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND GTQ_KERNEL_FLAGS -fno-tree-reassoc)
   set(GTQ_AVX2_FLAGS -fschedule-insns -fsched-pressure)
 endif()
+# Token rows are the same bytes everywhere: nothing there may be contracted to fused multiply-adds.
+set(GTQ_ROW_FLAGS -ffp-contract=off)
+file(GLOB GTQ_ROW_SOURCES src/codec/*.cc src/rope/*.cc)
+set_source_files_properties(${GTQ_ROW_SOURCES} PROPERTIES COMPILE_OPTIONS "${GTQ_ROW_FLAGS}")
 set_source_files_properties(src/cpu/kernel_generic.cc PROPERTIES COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS}")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set_source_files_properties(src/cpu/encode_avx2.cc PROPERTIES
+    COMPILE_OPTIONS "-O3;${GTQ_ROW_FLAGS};-fno-math-errno;-fno-trapping-math;-march=x86-64-v3")
   set_source_files_properties(src/cpu/kernel_avx2.cc PROPERTIES
     COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};${GTQ_AVX2_FLAGS};-march=x86-64-v3")
   # GCC 12's own AVX-512 header trips over its way of writing undefined registers.

@@ -1,0 +1,145 @@
+// Key rows. Everything but sums is done for 8 slots at a time; sums keep the order of docs/format.md, so in
+// them lanes stand for the candidate norms. Included by encode_avx2.cc.
+
+constexpr int kTried = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
+constexpr int kStep = 2;
+
+// Sums over slots, by candidate: y c, c c. One more lane has y for c: yc is y y there.
+struct Fit {
+  vf yc, cc;
+};
+constexpr int kEnergyLane = kTried;
+
+// Two vectors of doubles.
+struct Doubles {
+  __m256d low, high;
+};
+GTQ_INLINE Doubles to_doubles(vf x) {
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))};
+}
+GTQ_INLINE double lane_sum(__m256d x) { return x[0] + x[1] + (x[2] + x[3]); }
+
+// Residuals to a mean, and their weighted square in no order.
+GTQ_INLINE double subtract_mean(const KeyEncoding& e, const float* key, const float* mean, float* residual) {
+  __m256d low{}, high{};
+  for (int i = 0; i < e.head_dim; i += 8) {
+    const vf x = load<vf>(key + i) - load<vf>(mean + i);
+    store(residual + i, x);
+    const Doubles wide = to_doubles(x);
+    low += load<__m256d>(e.weight + i) * wide.low * wide.low;
+    high += load<__m256d>(e.weight + i + 4) * wide.high * wide.high;
+  }
+  return lane_sum(low + high);
+}
+
+// Residual to the nearer mean; returns its index. The distances here differ from those of the format by less
+// than 2^-20: residuals are rounded to float, and sums of positive numbers have small relative errors.
+GTQ_INLINE int subtract_nearer_mean(const KeyEncoding& e, const float* key, const float* means,
+                                    float* residuals) {
+  const int d = e.head_dim;
+  const double second = subtract_mean(e, key, means + d, residuals + d);
+  if (e.one_mean) return 1;
+  const double first = subtract_mean(e, key, means, residuals);
+  constexpr double kMargin = 0x1p-20;
+  if (first < second - kMargin * (first + second)) return 0;
+  if (second < first - kMargin * (first + second)) return 1;
+  return nearer_mean(e, key, means);
+}
+
+// Weighted square of the scaled residual y, which is rotated then.
+GTQ_INLINE float rotate_groups(const KeyEncoding& e, float* y) {
+  float square[kMaxDims];
+  for (int i = 0; i < e.head_dim; i += 8) store(square + i, load<vf>(y + i) * load<vf>(y + i));
+  float sum = 0;
+  for (int g = 0; g < e.head_dim / kGroup; ++g) {
+    float group_sum = 0;
+    GTQ_UNROLL
+    for (int j = 0; j < kGroup; ++j) group_sum += square[g * kGroup + j];
+    sum += e.group_weight[g] * group_sum;
+    hadamard(y + g * kGroup, kGroup);
+  }
+  return sum;
+}
+
+template <int kWidth>
+Fit fit_group(const CodeTree& tree, const float* y, vf inverse) {
+  Fit fit{};
+  GTQ_UNROLL
+  for (int j = 0; j < kGroup; ++j) {
+    const vf at = splat(y[j]);
+    vf centroid = centroids_of<kWidth>(tree, nearest_codes<kWidth>(tree, at * inverse));
+    centroid = _mm256_blend_ps(centroid, at, 1 << kEnergyLane);
+    fit.yc += at * centroid;
+    fit.cc += centroid * centroid;
+  }
+  return fit;
+}
+
+template <int kWidth>
+void put_group(const CodeTree& tree, const float* y, float inverse, std::uint8_t* out) {
+  put_nearest<kWidth>(tree, y, kGroup, inverse, out);
+}
+
+using FitGroup = Fit (*)(const CodeTree&, const float*, vf);
+using PutGroup = void (*)(const CodeTree&, const float*, float, std::uint8_t*);
+constexpr FitGroup kFitGroup[] = {nullptr,      fit_group<1>, fit_group<2>, fit_group<3>,
+                                  fit_group<4>, fit_group<5>, fit_group<6>};
+constexpr PutGroup kPutGroup[] = {nullptr,      put_group<1>, put_group<2>, put_group<3>,
+                                  put_group<4>, put_group<5>, put_group<6>};
+
+// The candidate with the smallest weighted error, and the code of the norm that fits its codes best.
+struct Choice {
+  int candidate, norm_code;
+};
+GTQ_INLINE Choice choose(const Fit& fit) {
+  const vf ratio = fit.yc / fit.cc;
+  const float yy = fit.yc[kEnergyLane];
+  Choice best{0, 0};
+  float best_error = __builtin_inff();
+  for (int t = 0; t < kTried; ++t) {
+    const int code = key_norm_code(ratio[t]);
+    const float fitted = key_norm(static_cast<std::uint8_t>(code));
+    const float error = yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
+    if (error < best_error) {
+      best_error = error;
+      best = {t, code};
+    }
+  }
+  return best;
+}
+
+GTQ_INLINE vf candidate_inverses(int start) {
+  vf inverse{};
+  for (int t = 0; t < kTried; ++t) {
+    int code = start + kStep * (t - kTried / 2);
+    code = code < 0 ? 0 : code > 127 ? 127 : code;
+    inverse[t] = key_norm(static_cast<std::uint8_t>(code));
+  }
+  return 1.0f / inverse;
+}
+
+void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::uint8_t* row) {
+  float clean[kMaxDims], means[2 * kMaxDims], residuals[2 * kMaxDims], y[kMaxDims];
+  for (int i = 0; i < e.head_dim; i += 8) store(clean + i, finite(load<vf>(key + i)));
+  turn_means(e, turn, means);
+  const int c = subtract_nearer_mean(e, clean, means, residuals);
+  const float* residual = residuals + c * e.head_dim;
+  for (int slot = 0; slot < e.head_dim; ++slot) y[slot] = e.gain[slot] * residual[e.dims[slot]];
+  const float sum = rotate_groups(e, y);
+  const vf inverse = candidate_inverses(key_norm_code(__builtin_sqrtf(sum / e.total_weight)));
+
+  const CodeTree* trees = code_trees();
+  const int n_groups = e.head_dim / kGroup;
+  Fit fit{};
+  for (int g = 0; g < n_groups; ++g) {
+    const Fit group = kFitGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverse);
+    fit.yc += e.group_weight[g] * group.yc;
+    fit.cc += e.group_weight[g] * group.cc;
+  }
+  const Choice best = choose(fit);
+  *row++ = static_cast<std::uint8_t>(c << 7 | best.norm_code);
+  for (int g = 0; g < n_groups; ++g) {
+    kPutGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverse[best.candidate], row);
+    row += 2 * e.widths[g];
+  }
+}
