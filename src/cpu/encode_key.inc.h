@@ -19,6 +19,23 @@ GTQ_INLINE Doubles to_doubles(vf x) {
 }
 GTQ_INLINE double lane_sum(__m256d x) { return x[0] + x[1] + (x[2] + x[3]); }
 
+// A mean key at the position of a turn, as Rope::apply_turn. Plain loops: the compiler makes vectors of them.
+GTQ_INLINE void turn_mean(const KeyEncoding& e, const float* __restrict turn, const float* __restrict mean,
+                          float* __restrict out) {
+  const int n_blocks = e.head_dim / 2, n_neox = e.n_neox;
+  const float* __restrict const sines = turn + n_blocks;
+  for (int i = 0; i < n_neox; ++i) {
+    const float x = mean[i], y = mean[i + n_neox];
+    out[i] = x * turn[i] - y * sines[i];
+    out[i + n_neox] = x * sines[i] + y * turn[i];
+  }
+  for (int i = n_neox; i < n_blocks; ++i) {
+    const float x = mean[2 * i], y = mean[2 * i + 1];
+    out[2 * i] = x * turn[i] - y * sines[i];
+    out[2 * i + 1] = x * sines[i] + y * turn[i];
+  }
+}
+
 // Residuals to a mean, and their weighted square in no order.
 GTQ_INLINE double subtract_mean(const KeyEncoding& e, const float* key, const float* mean, float* residual) {
   __m256d low{}, high{};
@@ -34,11 +51,14 @@ GTQ_INLINE double subtract_mean(const KeyEncoding& e, const float* key, const fl
 
 // Residual to the nearer mean; returns its index. The distances here differ from those of the format by less
 // than 2^-20: residuals are rounded to float, and sums of positive numbers have small relative errors.
-GTQ_INLINE int subtract_nearer_mean(const KeyEncoding& e, const float* key, const float* means,
+GTQ_INLINE int subtract_nearer_mean(const KeyEncoding& e, const float* key, const float* turn,
                                     float* residuals) {
   const int d = e.head_dim;
+  float means[2 * kMaxDims];
+  turn_mean(e, turn, e.mean_keys + d, means + d);
   const double second = subtract_mean(e, key, means + d, residuals + d);
   if (e.one_mean) return 1;
+  turn_mean(e, turn, e.mean_keys, means);
   const double first = subtract_mean(e, key, means, residuals);
   constexpr double kMargin = 0x1p-20;
   if (first < second - kMargin * (first + second)) return 0;
@@ -119,10 +139,9 @@ GTQ_INLINE vf candidate_inverses(int start) {
 }
 
 void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::uint8_t* row) {
-  float clean[kMaxDims], means[2 * kMaxDims], residuals[2 * kMaxDims], y[kMaxDims];
+  float clean[kMaxDims], residuals[2 * kMaxDims], y[kMaxDims];
   for (int i = 0; i < e.head_dim; i += 8) store(clean + i, finite(load<vf>(key + i)));
-  turn_means(e, turn, means);
-  const int c = subtract_nearer_mean(e, clean, means, residuals);
+  const int c = subtract_nearer_mean(e, clean, turn, residuals);
   const float* residual = residuals + c * e.head_dim;
   for (int slot = 0; slot < e.head_dim; ++slot) y[slot] = e.gain[slot] * residual[e.dims[slot]];
   const float sum = rotate_groups(e, y);

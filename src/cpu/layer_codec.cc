@@ -22,7 +22,7 @@ CellPlace place_of(std::int64_t cell, std::size_t page_bytes) {
 LayerCodec::Impl::Head::Head(const HeadPlan& plan, const Rope& rope)
     : key_codec(plan, rope),
       value_codec(plan),
-      row_tables(plan, key_codec, value_codec),
+      row_tables(plan, rope, key_codec, value_codec),
       key_layout(plan.widths),
       value_layout(plan.head_dim_v, plan.v_width),
       table_set(plan, rope, key_layout, value_layout) {

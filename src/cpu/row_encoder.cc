@@ -13,8 +13,6 @@ const RowEncoder kPlainEncoder = {
     },
     [](const ValueEncoding& e, const float* value, std::uint8_t* row) { e.codec->encode(value, row); }};
 
-void turn_means(const KeyEncoding& e, const float* turn, float* means) { e.codec->turn_means(turn, means); }
-
 int nearer_mean(const KeyEncoding& e, const float* key, const float* means) {
   return e.codec->nearer_mean(key, means);
 }

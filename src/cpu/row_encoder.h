@@ -23,6 +23,8 @@ struct TurnAngles {
 struct KeyEncoding {
   const KeyCodec* codec;
   int head_dim;
+  int n_neox;                 // the first rope_blocks pair dims i and i + n_neox, the others 2 i and 2 i + 1
+  const float* mean_keys;     // [kMeans][head_dim]
   const std::uint16_t* dims;  // [head_dim] slot -> dim
   const std::uint8_t* widths;
   const float* gain;          // [head_dim] by slot: sign * scale
@@ -49,10 +51,8 @@ struct RowEncoder {
 extern const RowEncoder kPlainEncoder;  // src/codec itself
 extern const RowEncoder kAvx2Encoder;
 
-// For encoders of other instruction sets, which must not share inline functions with the rest of the program.
-// means: [kMeans][head_dim], both mean keys turned.
-void turn_means(const KeyEncoding& e, const float* turn, float* means);
-// Index of the nearer mean of a finite key; sums in order.
+// Index of the nearer mean of a finite key, by sums in order; means: [kMeans][head_dim], both mean keys turned.
+// KeyCodec's, for encoders of other instruction sets: they must not share inline functions with the rest.
 int nearer_mean(const KeyEncoding& e, const float* key, const float* means);
 
 // Thresholds and centroids of a codebook. Level k of the tree has the 2^k thresholds that part its codes into

@@ -25,7 +25,8 @@ CodeTree make_tree(int width) {
 
 }  // namespace
 
-RowTables::RowTables(const HeadPlan& plan, const KeyCodec& key_codec, const ValueCodec& value_codec) {
+RowTables::RowTables(const HeadPlan& plan, const Rope& rope, const KeyCodec& key_codec,
+                     const ValueCodec& value_codec) {
   const int d = plan.head_dim_k;
   weight_.resize(d);
   for (int slot = 0; slot < d; ++slot) {
@@ -37,6 +38,8 @@ RowTables::RowTables(const HeadPlan& plan, const KeyCodec& key_codec, const Valu
   }
   key_.codec = &key_codec;
   key_.head_dim = d;
+  key_.n_neox = rope.second(0) == 1 ? 0 : rope.second(0);
+  key_.mean_keys = plan.mean_keys.data();
   key_.dims = plan.dims.data();
   key_.widths = plan.widths.data();
   key_.gain = key_gain_.data();

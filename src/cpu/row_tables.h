@@ -11,7 +11,7 @@ namespace gtq::cpu {
 // Owns what its encodings point to; plan and codecs must outlive it.
 class RowTables {
  public:
-  RowTables(const HeadPlan& plan, const KeyCodec& key_codec, const ValueCodec& value_codec);
+  RowTables(const HeadPlan& plan, const Rope& rope, const KeyCodec& key_codec, const ValueCodec& value_codec);
   RowTables(const RowTables&) = delete;
   RowTables& operator=(const RowTables&) = delete;
 
