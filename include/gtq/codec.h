@@ -58,8 +58,8 @@ class KeyCodec {
 
  private:
   struct Fit;
-  // Codes of y for each candidate norm, and how well they fit.
-  void quantize(const float* y, int start, Fit* fit) const;
+  // Codes of y for each norm that is tried, and how well they fit.
+  void quantize(const float* y, const float* inverse, Fit* fit) const;
 
   const HeadPlan& plan_;
   const Rope& rope_;

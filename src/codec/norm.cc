@@ -75,26 +75,58 @@ NormGrid::NormGrid(int bias, int lowest, int highest) {
   }
 }
 
+struct KeyNorms {
+  NormGrid grid;
+  std::array<float, 128> norm, inverse;
+};
+
+const KeyNorms& key_norms() {
+  static const KeyNorms all = [] {
+    KeyNorms norms{NormGrid(kKeyBias, 0, 127), {}, {}};
+    for (int code = 0; code < 128; ++code) {
+      norms.norm[code] = from_code(code, kKeyBias);
+      norms.inverse[code] = 1.0f / norms.norm[code];
+    }
+    return norms;
+  }();
+  return all;
+}
+
 }  // namespace
 
-float key_norm(std::uint8_t norm_byte) {
-  static const auto norms = [] {
-    std::array<float, 128> all{};
-    for (int code = 0; code < 128; ++code) all[code] = from_code(code, kKeyBias);
-    return all;
-  }();
-  return norms[norm_byte & 127];
-}
+float key_norm(std::uint8_t norm_byte) { return key_norms().norm[norm_byte & 127]; }
 int key_mean_index(std::uint8_t norm_byte) { return norm_byte >> 7; }
 float value_norm(std::uint8_t norm_byte) { return norm_byte == 0 ? 0.0f : from_code(norm_byte, kValueBias); }
 
-int key_norm_code(float norm) {
-  static const NormGrid grid(kKeyBias, 0, 127);
-  return grid.code(norm);
-}
+int key_norm_code(float norm) { return key_norms().grid.code(norm); }
 std::uint8_t value_norm_byte(float norm) {
   static const NormGrid grid(kValueBias, 1, 255);
   return norm > 0.0f ? static_cast<std::uint8_t>(grid.code(norm)) : std::uint8_t{0};
+}
+
+void try_norms(float rms, float* inverse) {
+  const KeyNorms& norms = key_norms();
+  const int middle = norms.grid.code(rms);
+  for (int t = 0; t < kTriedNorms; ++t) {
+    inverse[t] = norms.inverse[std::clamp(middle + 2 * (t - kTriedNorms / 2), 0, 127)];
+  }
+}
+
+NormChoice choose_norm(const NormFit& fit) {
+  const KeyNorms& norms = key_norms();
+  NormChoice best{0, 0};
+  float best_error = std::numeric_limits<float>::infinity();
+  for (int t = 0; t < kTriedNorms; ++t) {
+    // Least squares: the norm that fits these codes best, on the grid of the norm byte.
+    const int code = norms.grid.code(fit.yc[t] / fit.cc[t]);
+    const float fitted = norms.norm[code];
+    const float error = fit.yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
+    if (error < best_error) {
+      best_error = error;
+      best = {t, code};
+    }
+  }
+  return best;
 }
 
 }  // namespace gtq

@@ -6,11 +6,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 
-namespace gtq {
-
-float key_norm(std::uint8_t norm_byte);  // gtq/codec.h, which has inline functions
-
-namespace cpu {
+namespace gtq::cpu {
 namespace {
 
 constexpr int kMaxDims = 1024;
@@ -26,9 +22,7 @@ constexpr int kGroup = 16;
 
 }  // namespace
 
-extern const RowEncoder kAvx2Encoder;
 const RowEncoder kAvx2Encoder = {make_turn, encode_key, encode_value};
 
-}  // namespace cpu
-}  // namespace gtq
+}  // namespace gtq::cpu
 #endif

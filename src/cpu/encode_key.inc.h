@@ -1,14 +1,11 @@
 // Key rows. Everything but sums is done for 8 slots at a time; sums keep the order of docs/format.md, so in
-// them lanes stand for the candidate norms. Included by encode_avx2.cc.
+// them lanes stand for the norms that are tried. Included by encode_avx2.cc.
 
-constexpr int kTried = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
-constexpr int kStep = 2;
-
-// Sums over slots, by candidate: y c, c c. One more lane has y for c: yc is y y there.
+// Sums over slots, lane t for norm t that is tried: y c, c c. One more lane has y for c, so yc is y y there.
 struct Fit {
   vf yc, cc;
 };
-constexpr int kEnergyLane = kTried;
+constexpr int kEnergyLane = kTriedNorms;
 
 // Two vectors of doubles.
 struct Doubles {
@@ -107,35 +104,14 @@ constexpr FitGroup kFitGroup[] = {nullptr,      fit_group<1>, fit_group<2>, fit_
 constexpr PutGroup kPutGroup[] = {nullptr,      put_group<1>, put_group<2>, put_group<3>,
                                   put_group<4>, put_group<5>, put_group<6>};
 
-// The candidate with the smallest weighted error, and the code of the norm that fits its codes best.
-struct Choice {
-  int candidate, norm_code;
-};
-GTQ_INLINE Choice choose(const Fit& fit) {
-  const vf ratio = fit.yc / fit.cc;
-  const float yy = fit.yc[kEnergyLane];
-  Choice best{0, 0};
-  float best_error = __builtin_inff();
-  for (int t = 0; t < kTried; ++t) {
-    const int code = key_norm_code(ratio[t]);
-    const float fitted = key_norm(static_cast<std::uint8_t>(code));
-    const float error = yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
-    if (error < best_error) {
-      best_error = error;
-      best = {t, code};
-    }
+GTQ_INLINE NormChoice choose(const Fit& fit) {
+  NormFit sums;
+  for (int t = 0; t < kTriedNorms; ++t) {
+    sums.yc[t] = fit.yc[t];
+    sums.cc[t] = fit.cc[t];
   }
-  return best;
-}
-
-GTQ_INLINE vf candidate_inverses(int start) {
-  vf inverse{};
-  for (int t = 0; t < kTried; ++t) {
-    int code = start + kStep * (t - kTried / 2);
-    code = code < 0 ? 0 : code > 127 ? 127 : code;
-    inverse[t] = key_norm(static_cast<std::uint8_t>(code));
-  }
-  return 1.0f / inverse;
+  sums.yy = fit.yc[kEnergyLane];
+  return choose_norm(sums);
 }
 
 void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::uint8_t* row) {
@@ -145,7 +121,9 @@ void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::
   const float* residual = residuals + c * e.head_dim;
   for (int slot = 0; slot < e.head_dim; ++slot) y[slot] = e.gain[slot] * residual[e.dims[slot]];
   const float sum = rotate_groups(e, y);
-  const vf inverse = candidate_inverses(key_norm_code(__builtin_sqrtf(sum / e.total_weight)));
+  alignas(sizeof(vf)) float inverses[kLanes] = {};
+  try_norms(__builtin_sqrtf(sum / e.total_weight), inverses);
+  const vf inverse = load<vf>(inverses);
 
   const CodeTree* trees = code_trees();
   const int n_groups = e.head_dim / kGroup;
@@ -155,10 +133,10 @@ void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::
     fit.yc += e.group_weight[g] * group.yc;
     fit.cc += e.group_weight[g] * group.cc;
   }
-  const Choice best = choose(fit);
+  const NormChoice best = choose(fit);
   *row++ = static_cast<std::uint8_t>(c << 7 | best.norm_code);
   for (int g = 0; g < n_groups; ++g) {
-    kPutGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverse[best.candidate], row);
+    kPutGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverses[best.tried], row);
     row += 2 * e.widths[g];
   }
 }

@@ -1,8 +1,9 @@
 // Value rows. Included by encode_avx2.cc.
 //
-// The format asks for sums in order, which take as many times the latency of an addition as a value has numbers.
-// So a row is made from a sum in another order first, with bounds that hold the one in order: when both bounds
-// give the same bytes, so does that one, since codes and norm byte do not fall (or rise) as a sum grows.
+// The format asks for sums in order, which take as many times the latency of an addition as a value has
+// numbers. So a row is made from a sum in another order first, with bounds that hold the one in order: when
+// both bounds give the same bytes, so does that one, since codes and norm byte do not fall (or rise) as a sum
+// grows.
 
 float sum_in_order(const float* x, int n) {
   float sum = 0;
