@@ -2,7 +2,7 @@
 //   key row:   norm byte (bit 7: mean index c, bits 0..6: log2 scale), then codes group by group
 //   value row: norm byte (log2 norm relative to v_rms),               then codes
 // Codes are little-endian bit strings; a group of 16 codes of width b takes 2 b bytes.
-// Scalar and portable: every other implementation must give the same bytes.
+// Scalar and portable: every other implementation (src/cpu, src/cuda) must give the same bytes.
 #pragma once
 
 #include <cstddef>
