@@ -78,16 +78,41 @@ GTQ_INLINE float rotate_groups(const KeyEncoding& e, float* y) {
   return sum;
 }
 
+// Column i of 8 rows becomes row i.
+GTQ_INLINE void transpose(vf (&rows)[8]) {
+  vf pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int k = 0; k < 2; ++k) {
+      fours[i + 2 * k] = _mm256_shuffle_ps(pairs[i + k], pairs[i + k + 2], 0b01'00'01'00);
+      fours[i + 2 * k + 1] = _mm256_shuffle_ps(pairs[i + k], pairs[i + k + 2], 0b11'10'11'10);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+}
+
 template <int kWidth>
-Fit fit_group(const CodeTree& tree, const float* y, vf inverse) {
+Fit fit_group(const CodeTree& tree, const float* y, const float* inverses) {
   Fit fit{};
-  GTQ_UNROLL
-  for (int j = 0; j < kGroup; ++j) {
-    const vf at = splat(y[j]);
-    vf centroid = centroids_of<kWidth>(tree, nearest_codes<kWidth>(tree, at * inverse));
-    centroid = _mm256_blend_ps(centroid, at, 1 << kEnergyLane);
-    fit.yc += at * centroid;
-    fit.cc += centroid * centroid;
+  for (int half = 0; half < kGroup; half += 8) {
+    const vf at = load<vf>(y + half);
+    vf centroids[8] = {at, at, at, at, at, at, at, at};
+    GTQ_UNROLL
+    for (int t = 0; t < kTriedNorms; ++t) {
+      centroids[t] = centroids_of<kWidth>(tree, nearest_codes<kWidth>(tree, at * inverses[t]));
+    }
+    transpose(centroids);
+    GTQ_UNROLL
+    for (int j = 0; j < 8; ++j) {
+      fit.yc += y[half + j] * centroids[j];
+      fit.cc += centroids[j] * centroids[j];
+    }
   }
   return fit;
 }
@@ -97,7 +122,7 @@ void put_group(const CodeTree& tree, const float* y, float inverse, std::uint8_t
   put_nearest<kWidth>(tree, y, kGroup, inverse, out);
 }
 
-using FitGroup = Fit (*)(const CodeTree&, const float*, vf);
+using FitGroup = Fit (*)(const CodeTree&, const float*, const float*);
 using PutGroup = void (*)(const CodeTree&, const float*, float, std::uint8_t*);
 constexpr FitGroup kFitGroup[] = {nullptr,      fit_group<1>, fit_group<2>, fit_group<3>,
                                   fit_group<4>, fit_group<5>, fit_group<6>};
@@ -121,15 +146,14 @@ void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::
   const float* residual = residuals + c * e.head_dim;
   for (int slot = 0; slot < e.head_dim; ++slot) y[slot] = e.gain[slot] * residual[e.dims[slot]];
   const float sum = rotate_groups(e, y);
-  alignas(sizeof(vf)) float inverses[kLanes] = {};
+  float inverses[kTriedNorms];
   try_norms(__builtin_sqrtf(sum / e.total_weight), inverses);
-  const vf inverse = load<vf>(inverses);
 
   const CodeTree* trees = code_trees();
   const int n_groups = e.head_dim / kGroup;
   Fit fit{};
   for (int g = 0; g < n_groups; ++g) {
-    const Fit group = kFitGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverse);
+    const Fit group = kFitGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverses);
     fit.yc += e.group_weight[g] * group.yc;
     fit.cc += e.group_weight[g] * group.cc;
   }
