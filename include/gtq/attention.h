@@ -22,6 +22,11 @@ namespace gtq {
 inline constexpr int kPageTokens = 64;
 inline constexpr std::int32_t kEmptyCell = -1;  // position of a cell that holds no token
 
+// Some KV heads of a layer.
+struct HeadRange {
+  int begin, end;
+};
+
 // Everything about one layer that does not change while it is served: plans, codecs, page layout, tables of the
 // mean-key term. Immutable after construction and shared by threads.
 class LayerCodec {
@@ -43,11 +48,13 @@ class LayerCodec {
   std::size_t key_page_bytes() const;
   std::size_t value_page_bytes() const;
 
-  // Token rows of one token from the vectors of all KV heads, head after head.
-  void encode_keys(const float* keys, std::int32_t position, std::uint8_t* rows) const;
-  void encode_values(const float* values, std::uint8_t* rows) const;
+  // Encodes vectors of one token into a cell, those of some KV heads; `keys` and `values` are those of all,
+  // head after head. `cell` counts from the start of `pages`. Heads of a page share no bytes, its cells do.
+  void store_keys(std::uint8_t* pages, std::int64_t cell, const float* keys, std::int32_t position,
+                  HeadRange heads) const;
+  void store_values(std::uint8_t* pages, std::int64_t cell, const float* values, HeadRange heads) const;
 
-  // Token rows of all KV heads of one token, head after head. `cell` counts from the start of `pages`.
+  // Token rows of all KV heads of one token, head after head.
   std::size_t key_token_bytes() const;
   std::size_t value_token_bytes() const;
   void store_key_rows(std::uint8_t* pages, std::int64_t cell, const std::uint8_t* rows) const;

@@ -2,7 +2,7 @@
 //   key row:   norm byte (bit 7: mean index c, bits 0..6: log2 scale), then codes group by group
 //   value row: norm byte (log2 norm relative to v_rms),               then codes
 // Codes are little-endian bit strings; a group of 16 codes of width b takes 2 b bytes.
-// Scalar and portable: every other implementation must give the same bytes.
+// Scalar and portable: every other implementation (src/cpu, src/cuda) must give the same bytes.
 #pragma once
 
 #include <cstddef>
@@ -47,16 +47,19 @@ class KeyCodec {
   // `turn` is that of the position (Rope::make_turn); heads of one layer share it.
   void encode(const float* key, const float* turn, std::uint8_t* row) const;
   void decode(const std::uint8_t* row, std::int32_t position, float* key) const;
+  // Both mean keys at the position of a turn. [kMeans][head_dim]
+  void turn_means(const float* turn, float* means) const;
+  // Index of the one that is nearer to a finite key.
+  int nearer_mean(const float* key, const float* means) const;
   // The residual only, in coded (slot) order, before the norm: codebook values. [head_dim]
   void unpack(const std::uint8_t* row, float* centroids) const;
   // out[slot] such that residual part of the logit = key_norm * sum_slot out[slot] * centroid[slot].
   void transform_query(const float* query, float* out) const;
 
  private:
-  int nearer_mean(const float* key, const float* means) const;
   struct Fit;
-  // Codes of y for each candidate norm, and how well they fit.
-  void quantize(const float* y, int start, Fit* fit) const;
+  // Codes of y for each norm that is tried, and how well they fit.
+  void quantize(const float* y, const float* inverse, Fit* fit) const;
 
   const HeadPlan& plan_;
   const Rope& rope_;

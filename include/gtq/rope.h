@@ -37,6 +37,7 @@ class Rope {
   int first(int block) const { return first_[block]; }
   int second(int block) const { return second_[block]; }
   double theta(int block) const { return theta_[block]; }
+  const std::vector<double>& thetas() const { return theta_; }
 
   // out = R_position in (head_dim floats); in and out may be the same array.
   void rotate(const float* in, std::int64_t position, float* out) const;

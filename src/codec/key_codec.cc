@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "codec/bits.h"
@@ -11,11 +10,6 @@
 
 namespace gtq {
 namespace {
-
-// Starting points of the scale search, in norm code steps around the rms of the row.
-constexpr std::array<int, 5> kCandidates = {-4, -2, 0, 2, 4};
-
-constexpr int kTried = static_cast<int>(kCandidates.size());
 
 float finite(float x) { return std::isfinite(x) ? x : 0.0f; }
 
@@ -49,6 +43,11 @@ KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope) : plan_(plan), rope_(
   }
 }
 
+void KeyCodec::turn_means(const float* turn, float* means) const {
+  const int d = plan_.head_dim_k;
+  for (int c = 0; c < kMeans; ++c) rope_.apply_turn(turn, &plan_.mean_keys[c * d], means + c * d);
+}
+
 int KeyCodec::nearer_mean(const float* key, const float* means) const {
   double distance[kMeans] = {};
   for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
@@ -61,24 +60,17 @@ int KeyCodec::nearer_mean(const float* key, const float* means) const {
   return distance[0] < distance[1] ? 0 : 1;
 }
 
-// Weighted sums over all slots for each candidate: y c, c c; and y y, the same for all.
-struct KeyCodec::Fit {
-  float yc[kTried] = {}, cc[kTried] = {}, yy = 0;
-  std::uint8_t codes[kTried][kMaxHeadDim];
+struct KeyCodec::Fit : NormFit {
+  std::uint8_t codes[kTriedNorms][kMaxHeadDim];
 };
 
-void KeyCodec::quantize(const float* y, int start, Fit* fit) const {
-  float inverse[kTried];
-  for (int t = 0; t < kTried; ++t) {
-    const int candidate = std::clamp(start + kCandidates[t], 0, 127);
-    inverse[t] = 1.0f / key_norm(static_cast<std::uint8_t>(candidate));
-  }
+void KeyCodec::quantize(const float* y, const float* inverse, Fit* fit) const {
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
     const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
-    // The candidates' sums, interleaved: each waits for its own only.
-    float yc[kTried] = {}, cc[kTried] = {}, yy = 0;
+    // The sums of all norms, interleaved: each waits for its own only.
+    float yc[kTriedNorms] = {}, cc[kTriedNorms] = {}, yy = 0;
     for (std::size_t slot = g * kGroupDims; slot < (g + 1) * kGroupDims; ++slot) {
-      for (int t = 0; t < kTried; ++t) {
+      for (int t = 0; t < kTriedNorms; ++t) {
         const std::uint8_t code = quantizer.code(y[slot] * inverse[t]);
         const float centroid = quantizer.centroid(code);
         fit->codes[t][slot] = code;
@@ -87,7 +79,7 @@ void KeyCodec::quantize(const float* y, int start, Fit* fit) const {
       }
       yy += y[slot] * y[slot];
     }
-    for (int t = 0; t < kTried; ++t) {
+    for (int t = 0; t < kTriedNorms; ++t) {
       fit->yc[t] += group_weight_[g] * yc[t];
       fit->cc[t] += group_weight_[g] * cc[t];
     }
@@ -105,7 +97,7 @@ void KeyCodec::encode(const float* key, const float* turn, std::uint8_t* row) co
   const int d = plan_.head_dim_k;
   float clean[kMaxHeadDim], means[kMeans * kMaxHeadDim], y[kMaxHeadDim];
   for (int i = 0; i < d; ++i) clean[i] = finite(key[i]);
-  for (int c = 0; c < kMeans; ++c) rope_.apply_turn(turn, &plan_.mean_keys[c * d], means + c * d);
+  turn_means(turn, means);
   const int c = nearer_mean(clean, means);
   float sum = 0, weights = 0;
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
@@ -122,24 +114,15 @@ void KeyCodec::encode(const float* key, const float* turn, std::uint8_t* row) co
     weights += group_weight_[g] * kGroupDims;
   }
 
+  float inverse[kTriedNorms];
+  try_norms(std::sqrt(sum / weights), inverse);
   Fit fit;
-  quantize(y, key_norm_code(std::sqrt(sum / weights)), &fit);
-  int best = 0, best_norm = 0;
-  float best_error = INFINITY;
-  for (int t = 0; t < kTried; ++t) {
-    // Least squares: the norm that fits these codes best, on the grid of the norm byte.
-    const int norm = key_norm_code(fit.yc[t] / fit.cc[t]);
-    const float fitted = key_norm(static_cast<std::uint8_t>(norm));
-    const float error = fit.yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
-    if (error < best_error) {
-      best_error = error;
-      best_norm = norm;
-      best = t;
-    }
-  }
-  *row++ = static_cast<std::uint8_t>(c << 7 | best_norm);
+  static_cast<NormFit&>(fit) = {};
+  quantize(y, inverse, &fit);
+  const NormChoice best = choose_norm(fit);
+  *row++ = static_cast<std::uint8_t>(c << 7 | best.norm_code);
   for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
-    pack_codes(fit.codes[best] + g * kGroupDims, kGroupDims, plan_.widths[g], row);
+    pack_codes(fit.codes[best.tried] + g * kGroupDims, kGroupDims, plan_.widths[g], row);
     row += 2 * plan_.widths[g];
   }
 }

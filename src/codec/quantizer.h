@@ -19,6 +19,8 @@ class Quantizer {
     return static_cast<std::uint8_t>(before + (x > thresholds_[before] ? 1 : 0));
   }
   float centroid(std::uint8_t code) const { return centroids_[code]; }
+  // Between codes i and i + 1.
+  float threshold(int i) const { return thresholds_[i]; }
 
  private:
   static constexpr int kCells = 256;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernel_api.h"
+#include "cpu/row_encoder.h"
 #include "gtq/attention.h"
 
 namespace gtq::cpu {
@@ -12,6 +13,7 @@ namespace gtq::cpu {
 struct Kernel {
   std::string_view name;
   PageKernel attend_pages;
+  const RowEncoder* encoder = &kPlainEncoder;
   bool integers_for_all = false;  // its integer multiply beats f32 on expanded tiles for any number of rows
 };
 

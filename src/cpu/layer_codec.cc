@@ -1,8 +1,11 @@
+#include "cpu/dispatch.h"
 #include "cpu/layer_tables.h"
 #include "gtq/error.h"
 
 namespace gtq {
 namespace {
+
+constexpr std::size_t kMaxRowBytes = 1 + kMaxHeadDim * kMaxWidth / 8;
 
 // Where a cell lies: its page of all KV heads, and its place in the page.
 struct CellPlace {
@@ -19,6 +22,7 @@ CellPlace place_of(std::int64_t cell, std::size_t page_bytes) {
 LayerCodec::Impl::Head::Head(const HeadPlan& plan, const Rope& rope)
     : key_codec(plan, rope),
       value_codec(plan),
+      row_tables(plan, rope, key_codec, value_codec),
       key_layout(plan.widths),
       value_layout(plan.head_dim_v, plan.v_width),
       table_set(plan, rope, key_layout, value_layout) {
@@ -28,7 +32,7 @@ LayerCodec::Impl::Head::Head(const HeadPlan& plan, const Rope& rope)
 }
 
 LayerCodec::Impl::Impl(const LayerProfile& layer, const Budget& budget)
-    : rope(layer.head_dim_k, layer.rope), plans(plan_layer(layer, budget)) {
+    : rope(layer.head_dim_k, layer.rope), angles(cpu::turn_angles(rope)), plans(plan_layer(layer, budget)) {
   for (const HeadPlan& plan : plans) {
     auto head = std::make_unique<Head>(plan, rope);
     head->key_offset = key_page_bytes;
@@ -60,19 +64,29 @@ std::size_t LayerCodec::value_page_bytes() const { return impl_->value_page_byte
 std::size_t LayerCodec::key_token_bytes() const { return impl_->key_token_bytes; }
 std::size_t LayerCodec::value_token_bytes() const { return impl_->value_token_bytes; }
 
-void LayerCodec::encode_keys(const float* keys, std::int32_t position, std::uint8_t* rows) const {
-  float turn[kMaxHeadDim];  // cosines and sines take most of an encoding: once for all heads
-  impl_->rope.make_turn(position, turn);
-  for (const auto& head : impl_->heads) {
-    head->key_codec.encode(keys, turn, rows + head->key_row_offset);
-    keys += head_dim_k();
+void LayerCodec::store_keys(std::uint8_t* pages, std::int64_t cell, const float* keys, std::int32_t position,
+                            HeadRange heads) const {
+  const cpu::RowEncoder& encoder = *cpu::active_kernel().encoder;
+  const auto [offset, in_page] = place_of(cell, impl_->key_page_bytes);
+  float turn[kMaxHeadDim];
+  encoder.make_turn(impl_->angles, position, turn);
+  for (int h = heads.begin; h < heads.end; ++h) {
+    const Impl::Head& head = *impl_->heads[h];
+    std::uint8_t row[kMaxRowBytes];
+    encoder.encode_key(head.row_tables.key(), keys + h * head_dim_k(), turn, row);
+    head.key_layout.store(pages + offset + head.key_offset, in_page, row);
   }
 }
 
-void LayerCodec::encode_values(const float* values, std::uint8_t* rows) const {
-  for (const auto& head : impl_->heads) {
-    head->value_codec.encode(values, rows + head->value_row_offset);
-    values += head_dim_v();
+void LayerCodec::store_values(std::uint8_t* pages, std::int64_t cell, const float* values,
+                              HeadRange heads) const {
+  const cpu::RowEncoder& encoder = *cpu::active_kernel().encoder;
+  const auto [offset, in_page] = place_of(cell, impl_->value_page_bytes);
+  for (int h = heads.begin; h < heads.end; ++h) {
+    const Impl::Head& head = *impl_->heads[h];
+    std::uint8_t row[kMaxRowBytes];
+    encoder.encode_value(head.row_tables.value(), values + h * head_dim_v(), row);
+    head.value_layout.store(pages + offset + head.value_offset, in_page, row);
   }
 }
 

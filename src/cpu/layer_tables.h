@@ -6,6 +6,7 @@
 
 #include "cpu/kernel_api.h"
 #include "cpu/page_layout.h"
+#include "cpu/row_tables.h"
 #include "gtq/attention.h"
 
 namespace gtq::cpu {
@@ -43,6 +44,7 @@ struct LayerCodec::Impl {
 
     KeyCodec key_codec;
     ValueCodec value_codec;
+    cpu::RowTables row_tables;
     cpu::KeyPageLayout key_layout;
     cpu::ValuePageLayout value_layout;
     cpu::HeadTableSet table_set;
@@ -52,6 +54,7 @@ struct LayerCodec::Impl {
   };
 
   Rope rope;
+  cpu::TurnAngles angles;
   std::vector<HeadPlan> plans;
   std::vector<std::unique_ptr<Head>> heads;
   std::size_t key_page_bytes = 0, value_page_bytes = 0;

@@ -66,20 +66,39 @@ inline std::uint32_t with_codes(std::uint32_t lane, const Part& part, std::uint3
   return (lane & ~(mask << part.shift << at)) | bits << part.shift << at;
 }
 
-// Four neighbouring codes into a lane of a key unit; `lane` points at it in word 0.
-void put_four_codes(std::uint8_t* lane, const Output& output, const std::uint8_t* codes) {
-  std::uint32_t four, x;
-  std::memcpy(&four, codes, 4);
-  for (int i = 0; i < output.n_parts; ++i) {
-    std::uint8_t* at = lane + output.parts[i].word * kWordBytes;
-    std::memcpy(&x, at, 4);
-    x = with_codes(x, output.parts[i], four, 0x01010101u, 0);
-    std::memcpy(at, &x, 4);
+// Four neighbouring codes into a lane of a key unit; `words` are those of the lane.
+template <int kWidth, int kOutput, int kPart = 0>
+inline void put_four_codes(std::uint32_t* words, std::uint32_t codes) {
+  constexpr Output output = kOutputs[kWidth][kOutput];
+  if constexpr (kPart < output.n_parts) {
+    constexpr Part part = output.parts[kPart];
+    words[part.word] = with_codes(words[part.word], part, codes, 0x01010101u, 0);
+    put_four_codes<kWidth, kOutput, kPart + 1>(words, codes);
   }
 }
 
-// One code into byte `byte` of each of the 16 lanes of a value unit.
-void put_column(std::uint8_t* unit, const Output& output, int byte, const std::uint8_t* codes) {
+// The 16 codes of a key and quant_group, a part of a row, into their lane of four outputs of a key unit; `lane`
+// points at it in word 0. Every word is read and written once.
+template <int kWidth, int kOutput>
+void put_key_codes(std::uint8_t* lane, const std::uint8_t* row) {
+  const std::uint64_t eights[] = {unpack_eight(row, kWidth), unpack_eight(row + kWidth, kWidth)};
+  std::uint32_t words[kWidth];
+  for (int w = 0; w < kWidth; ++w) std::memcpy(&words[w], lane + w * kWordBytes, 4);
+  put_four_codes<kWidth, kOutput>(words, static_cast<std::uint32_t>(eights[0]));
+  put_four_codes<kWidth, kOutput + 1>(words, static_cast<std::uint32_t>(eights[0] >> 32));
+  put_four_codes<kWidth, kOutput + 2>(words, static_cast<std::uint32_t>(eights[1]));
+  put_four_codes<kWidth, kOutput + 3>(words, static_cast<std::uint32_t>(eights[1] >> 32));
+  for (int w = 0; w < kWidth; ++w) std::memcpy(lane + w * kWordBytes, &words[w], 4);
+}
+
+// 16 codes of a value into byte `byte` of each of the 16 lanes of a value unit.
+template <int kWidth>
+void put_value_codes(std::uint8_t* unit, const Output& output, int byte, const std::uint8_t* row) {
+  // Written at once: loads wider than the stores before them would wait.
+  using Eights = std::uint64_t __attribute__((vector_size(kGroupDims)));
+  const Eights eights = {unpack_eight(row, kWidth), unpack_eight(row + kWidth, kWidth)};
+  std::uint8_t codes[kGroupDims];
+  std::memcpy(codes, &eights, sizeof codes);
   std::uint32_t lanes[kGroupDims];
   for (int i = 0; i < output.n_parts; ++i) {
     std::uint8_t* word = unit + output.parts[i].word * kWordBytes;
@@ -89,6 +108,25 @@ void put_column(std::uint8_t* unit, const Output& output, int byte, const std::u
     std::memcpy(word, lanes, sizeof(lanes));
   }
 }
+
+using PutKeyCodes = void (*)(std::uint8_t*, const std::uint8_t*);
+template <int kOutput>
+constexpr PutKeyCodes kPutKeyCodes[] = {nullptr,
+                                        put_key_codes<1, kOutput>,
+                                        put_key_codes<2, kOutput>,
+                                        put_key_codes<3, kOutput>,
+                                        put_key_codes<4, kOutput>,
+                                        put_key_codes<5, kOutput>,
+                                        put_key_codes<6, kOutput>};
+
+using PutValueCodes = void (*)(std::uint8_t*, const Output&, int, const std::uint8_t*);
+constexpr PutValueCodes kPutValueCodes[] = {nullptr,
+                                            put_value_codes<1>,
+                                            put_value_codes<2>,
+                                            put_value_codes<3>,
+                                            put_value_codes<4>,
+                                            put_value_codes<5>,
+                                            put_value_codes<6>};
 
 std::uint8_t get_code(const std::uint8_t* unit, const Output& output) {
   unsigned code = 0;
@@ -114,15 +152,10 @@ KeyPageLayout::KeyPageLayout(const std::vector<std::uint8_t>& group_widths) : wi
 
 void KeyPageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* row) const {
   page[norm_offset + cell] = *row++;
-  const int first_output = 4 * ((cell / 16) % 2);
-  std::uint8_t codes[kGroupDims];
+  const PutKeyCodes* put = cell / 16 % 2 == 0 ? kPutKeyCodes<0> : kPutKeyCodes<4>;
   for (std::size_t g = 0; g < widths.size(); ++g) {
-    std::uint8_t* lane = page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16);
-    unpack_codes(row, kGroupDims, widths[g], codes);
+    put[widths[g]](page + (cell / 32) * half_bytes + group_offset[g] + 4 * (cell % 16), row);
     row += 2 * widths[g];
-    for (int slot = 0; slot < kGroupDims; slot += 4) {
-      put_four_codes(lane, kOutputs[widths[g]][first_output + slot / 4], codes + slot);
-    }
   }
 }
 
@@ -150,12 +183,10 @@ ValuePageLayout::ValuePageLayout(int head_dim, int code_width)
 void ValuePageLayout::store(std::uint8_t* page, int cell, const std::uint8_t* row) const {
   page[norm_offset + cell] = *row++;
   const Output& output = kOutputs[width][(cell / 4) % kUnitOutputs];
-  std::uint8_t codes[kGroupDims];
   for (int g = 0; g < n_groups; ++g) {
     std::uint8_t* unit = page + static_cast<std::size_t>(2 * g + cell / 32) * width * kWordBytes;
-    unpack_codes(row, kGroupDims, width, codes);
+    kPutValueCodes[width](unit, output, cell % 4, row);
     row += 2 * width;
-    put_column(unit, output, cell % 4, codes);
   }
 }
 

@@ -12,6 +12,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 set_source_files_properties(src/cpu/kernel_generic.cc PROPERTIES COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS}")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set_source_files_properties(src/cpu/encode_avx2.cc PROPERTIES
+    COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math;-march=x86-64-v3")
   set_source_files_properties(src/cpu/kernel_avx2.cc PROPERTIES
     COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};${GTQ_AVX2_FLAGS};-march=x86-64-v3")
   # GCC 12's own AVX-512 header trips over its way of writing undefined registers.

@@ -187,18 +187,20 @@ void store_rows(const ggml_tensor* node, int thread, int n_threads) {
   const PackedTensor& packed = cache.tensors.at(root(node));
   const LayerCodec& codec = *packed.codec;
   auto* pages = static_cast<std::uint8_t*>(root(node)->data);
-  thread_local std::vector<std::uint8_t> rows;  // kept: this runs in every layer for every token
-  rows.resize(packed.is_key ? codec.key_token_bytes() : codec.value_token_bytes());
-  for (std::int64_t t = 0; t < node->src[0]->ne[1]; ++t) {
+  const std::int64_t n_tokens = node->src[0]->ne[1];
+  // Cells of one page share bytes, but its heads do not: they are dealt out when there are few pages.
+  const int n_heads = codec.n_kv_heads(), n_shares = n_tokens < kPageTokens ? n_heads : 1;
+  for (std::int64_t t = 0; t < n_tokens; ++t) {
     const std::int64_t cell = cell_of(node->src[1], t);
-    if (cell / kPageTokens % n_threads != thread) continue;  // cells of one page share bytes
     const auto* x = at<float>(node->src[0], t);
-    if (packed.is_key) {
-      codec.encode_keys(x, cache.positions[cell], rows.data());
-      codec.store_key_rows(pages, cell, rows.data());
-    } else {
-      codec.encode_values(x, rows.data());
-      codec.store_value_rows(pages, cell, rows.data());
+    for (int share = 0; share < n_shares; ++share) {
+      if ((cell / kPageTokens * n_shares + share) % n_threads != thread) continue;
+      const HeadRange heads{share * n_heads / n_shares, (share + 1) * n_heads / n_shares};
+      if (packed.is_key) {
+        codec.store_keys(pages, cell, x, cache.positions[cell], heads);
+      } else {
+        codec.store_values(pages, cell, x, heads);
+      }
     }
   }
 }
@@ -219,20 +221,22 @@ void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
   const LayerCodec& codec = *cache.tensors.at(root(node)).codec;
   auto* pages = static_cast<std::uint8_t*>(root(node)->data);
   const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
+  const int n_heads = codec.n_kv_heads(), head_dim = codec.head_dim_k();
   std::vector<std::uint8_t> rows(codec.key_token_bytes());
-  std::vector<float> key(codec.head_dim_k());
+  std::vector<float> keys(static_cast<std::size_t>(n_heads) * head_dim), turn(head_dim);
   for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(cache.positions.size()); ++cell) {
     const std::int32_t position = cache.positions[cell];
     if (shift[cell] == 0 || position == kEmptyCell || cell / kPageTokens % n_threads != thread) continue;
     codec.load_key_rows(pages, cell, rows.data());
-    std::uint8_t* row = rows.data();
-    for (int h = 0; h < codec.n_kv_heads(); ++h) {
-      codec.key_codec(h).decode(row, position, key.data());
-      codec.rope().rotate(key.data(), shift[cell], key.data());
-      codec.key_codec(h).encode(key.data(), position + shift[cell], row);
+    codec.rope().make_turn(shift[cell], turn.data());
+    const std::uint8_t* row = rows.data();
+    for (int h = 0; h < n_heads; ++h) {
+      float* key = &keys[h * head_dim];
+      codec.key_codec(h).decode(row, position, key);
+      codec.rope().apply_turn(turn.data(), key, key);
       row += codec.key_codec(h).row_bytes();
     }
-    codec.store_key_rows(pages, cell, rows.data());
+    codec.store_keys(pages, cell, keys.data(), position + shift[cell], {0, n_heads});
   }
 }
 

@@ -28,7 +28,9 @@ void attend_pages(const PageJob& job) { job.many_rows ? attend_single_pages(job)
 
 namespace gtq::test {
 
-std::vector<cpu::Kernel> emulated_kernels() { return {{"avx512 emulated", cpu::attend_pages, true}}; }
+std::vector<cpu::Kernel> emulated_kernels() {
+  return {{.name = "avx512 emulated", .attend_pages = cpu::attend_pages, .integers_for_all = true}};
+}
 
 }  // namespace gtq::test
 #else

@@ -48,6 +48,32 @@ TEST(LayerCodec, StoresAndLoadsRowsBitExactly) {
   }
 }
 
+TEST(LayerCodec, StoresVectorsOfSomeHeads) {
+  Random random(7);
+  const LayerProfile layer = random_layer(random, 3, 3, 64, 96, 0.5f);
+  const LayerCodec codec(layer, Budget{3, 4});
+  std::vector<float> keys(3 * 64), values(3 * 96);
+  for (float& x : keys) x = random_normal(random);
+  for (float& x : values) x = random_normal(random);
+  std::vector<std::uint8_t> key_pages(codec.key_page_bytes()), value_pages(codec.value_page_bytes());
+  for (const HeadRange heads : {HeadRange{2, 3}, HeadRange{0, 2}}) {
+    codec.store_keys(key_pages.data(), 17, keys.data(), 1234, heads);
+    codec.store_values(value_pages.data(), 17, values.data(), heads);
+  }
+  Rows expected(2), stored = {std::vector<std::uint8_t>(codec.key_token_bytes()),
+                              std::vector<std::uint8_t>(codec.value_token_bytes())};
+  for (int h = 0; h < 3; ++h) {
+    std::vector<std::uint8_t> key(codec.key_codec(h).row_bytes()), value(codec.value_codec(h).row_bytes());
+    codec.key_codec(h).encode(&keys[64 * h], 1234, key.data());
+    codec.value_codec(h).encode(&values[96 * h], value.data());
+    expected[0].insert(expected[0].end(), key.begin(), key.end());
+    expected[1].insert(expected[1].end(), value.begin(), value.end());
+  }
+  codec.load_key_rows(key_pages.data(), 17, stored[0].data());
+  codec.load_value_rows(value_pages.data(), 17, stored[1].data());
+  EXPECT_EQ(stored, expected);
+}
+
 TEST(LayerCodec, PagesHoldNothingButRows) {
   Random random(6);
   const LayerProfile layer = random_layer(random, 4, 2, 128, 96, 0.5f);

@@ -1,0 +1,71 @@
+#include "cpu/row_tables.h"
+
+#include <algorithm>
+#include <array>
+
+#include "codec/quantizer.h"
+
+namespace gtq::cpu {
+namespace {
+
+CodeTree make_tree(int width) {
+  CodeTree tree{};
+  const Quantizer& quantizer = Quantizer::of(width);
+  for (int level = 0; level < width; ++level) {
+    const int range = 1 << (width - level);  // codes that are still possible at this level
+    for (int i = 0; i < 1 << level; ++i) {
+      tree.thresholds[level][i] = quantizer.threshold(range * i + range / 2 - 1);
+    }
+  }
+  for (int code = 0; code < 1 << width; ++code) {
+    tree.centroids[code] = quantizer.centroid(static_cast<std::uint8_t>(code));
+  }
+  return tree;
+}
+
+}  // namespace
+
+RowTables::RowTables(const HeadPlan& plan, const Rope& rope, const KeyCodec& key_codec,
+                     const ValueCodec& value_codec) {
+  const int d = plan.head_dim_k;
+  weight_.resize(d);
+  for (int slot = 0; slot < d; ++slot) {
+    key_gain_.push_back(rotation_sign(0, slot) * plan.scale[slot]);
+    weight_[plan.dims[slot]] = plan.weight[slot];
+  }
+  for (int dim = 0; dim < plan.head_dim_v; ++dim) {
+    value_gain_.push_back(rotation_sign(1, dim) * (1.0f / plan.v_rms));
+  }
+  key_.codec = &key_codec;
+  key_.head_dim = d;
+  key_.n_neox = rope.second(0) == 1 ? 0 : rope.second(0);
+  key_.mean_keys = plan.mean_keys.data();
+  key_.dims = plan.dims.data();
+  key_.widths = plan.widths.data();
+  key_.gain = key_gain_.data();
+  key_.weight = weight_.data();
+  key_.group_weight = key_codec.group_weights().data();
+  for (const float weight : key_codec.group_weights()) key_.total_weight += weight * kGroupDims;
+  key_.one_mean = std::equal(plan.mean_keys.begin(), plan.mean_keys.begin() + d, plan.mean_keys.begin() + d);
+  value_.codec = &value_codec;
+  value_.head_dim = plan.head_dim_v;
+  value_.width = plan.v_width;
+  value_.rotation_dims = plan.head_dim_v & -plan.head_dim_v;
+  value_.gain = value_gain_.data();
+}
+
+TurnAngles turn_angles(const Rope& rope) {
+  const std::vector<double>& theta = rope.thetas();
+  return {&rope, theta.data(), rope.n_blocks(), *std::max_element(theta.begin(), theta.end())};
+}
+
+const CodeTree* code_trees() {
+  static const auto trees = [] {
+    std::array<CodeTree, kMaxWidth + 1> all{};
+    for (int width = kMinWidth; width <= kMaxWidth; ++width) all[width] = make_tree(width);
+    return all;
+  }();
+  return trees.data();
+}
+
+}  // namespace gtq::cpu
