@@ -108,7 +108,7 @@ for depth in "${depths[@]}"; do
     [ "$depth" != 0 ] || continue
     [ -s "$out/$depth-$cache.state" ] ||
       { echo "reading $depth tokens with $cache" >&2
-        complete "$cache" "$out/$depth-$cache.first.log" --file "$out/$depth.txt" --predict 0 \
+        complete "$cache" "$out/$depth-$cache.first.log" --file "$out/$depth.txt" --predict 1 \
           --prompt-cache "$out/$depth-$cache.new"
         mv "$out/$depth-$cache.new" "$out/$depth-$cache.state"; }
   done
