@@ -36,16 +36,7 @@ IFS=, read -r -a caches <<<"$caches"
 IFS=, read -r -a depths <<<"$depths"
 
 "$root/scripts/build.sh"
-case ${1:-qwen2.5-coder-1.5b} in
-  */* | *.gguf)
-    [ -f "$1" ] || die "there is no file $1"
-    model=$(realpath "$1")
-    ;;
-  *)
-    "$root/scripts/get-model.sh" "${1:-qwen2.5-coder-1.5b}"
-    model=$root/models/${1:-qwen2.5-coder-1.5b}.gguf
-    ;;
-esac
+model=$(find_model "${1:-qwen2.5-coder-1.5b}")
 out=$root/build/bench-cpu/$(basename "$model" .gguf)
 readonly out
 mkdir -p "$out"
@@ -73,8 +64,7 @@ check_packed() {
   esac
 }
 
-# tokens LOG and speed NAME LOG: what llama.cpp prints as "NAME time = ... / N tokens (..., S tokens per second)".
-prompt_tokens() { sed -n 's|.*prompt eval time =.*/ *\([0-9]*\) tokens.*|\1|p' "$1" | tail -n 1; }
+# speed NAME LOG: what llama.cpp prints as "NAME time = ... / N tokens (..., S tokens per second)".
 speed() { sed -n "s|.*[^t] $1 time =.*, *\([0-9.]*\) tokens per second.*|\1|p" "$2" | tail -n 1; }
 
 # text BYTES: the demo's text over and over; what it says does not matter to speed.

@@ -27,3 +27,20 @@ quietly() {
 is_file_with() {
   [ -f "$2" ] && echo "$1  $2" | sha256sum --check --status
 }
+
+# find_model NAME|FILE: prints the path of a GGUF; fetches it when it is a name of scripts/get-model.sh.
+find_model() {
+  case $1 in
+    */* | *.gguf)
+      [ -f "$1" ] || die "there is no file $1"
+      realpath "$1"
+      ;;
+    *)
+      "$root/scripts/get-model.sh" "$1" >&2
+      echo "$root/models/$1.gguf"
+      ;;
+  esac
+}
+
+# prompt_tokens LOG: how many tokens of the prompt llama.cpp says it has read.
+prompt_tokens() { sed -n 's|.*prompt eval time =.*/ *\([0-9]*\) tokens.*|\1|p' "$1" | tail -n 1; }

@@ -16,19 +16,6 @@ readonly n_predict=64 n_ctx=4096 kld_ctx=256
 # A packed cache must come from `gtq run` alone, and the other recipes must be stock.
 unset GGML_BACKEND_PATH GTQ_KV GTQ_PROFILE GTQ_RECIPE
 
-find_model() {
-  case $1 in
-    */* | *.gguf)
-      [ -f "$1" ] || die "there is no file $1"
-      model=$(realpath "$1")
-      ;;
-    *)
-      "$root/scripts/get-model.sh" "$1"
-      model=$root/models/$1.gguf
-      ;;
-  esac
-}
-
 # with_recipe RECIPE PROGRAM ARGS...: a stock program with the KV cache of that recipe.
 with_recipe() {
   local recipe=$1 program=$2
@@ -121,19 +108,15 @@ print_table() {
   cat <<NOTE
 
 $(basename "$model"), $(nproc) threads, one run each. True bits: 16 x size / size of f16, so scales count.
-KV cache: as llama.cpp logs it, $n_ctx tokens. Decode: $n_predict tokens behind a prompt of $(prompt_tokens) tokens.
+KV cache: as llama.cpp logs it, $n_ctx tokens. Decode: $n_predict tokens behind a prompt of $(prompt_tokens "$out/complete-f16.log") tokens.
 KLD: of the next token against f16, $(basename "$text") in chunks of $kld_ctx tokens.
 NOTE
-}
-
-prompt_tokens() {
-  sed -n 's|.*prompt eval time =.*/ *\([0-9]*\) tokens.*|\1|p' "$out/complete-f16.log" | tail -n 1
 }
 
 [ $# -le 1 ] || die "usage: scripts/demo.sh [MODEL]"
 "$root/scripts/install-deps.sh"
 "$root/scripts/build.sh"
-find_model "${1:-smollm2-135m}"
+model=$(find_model "${1:-smollm2-135m}")
 rm -rf "$out"
 mkdir -p "$out"
 trap 'rm -f "$out/base.kld"' EXIT # some 100 to 400 MB

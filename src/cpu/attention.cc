@@ -20,7 +20,7 @@ namespace {
 
 constexpr int kExpandedPairs = 192;  // query pairs of a prefill item: queries and sums fit a 512 KiB L2
 constexpr int kIntegerPairs = 48;    // the same for integers, whose scratch spans four pages
-constexpr int kMaxFewPairs = 20;     // more pairs than this are many rows (kernel_api.h)
+constexpr int kMaxFewPairs = 20;     // more pairs than this share expanded tiles (kernel_api.h)
 constexpr int kItemsPerThread = 4;   // splitting stops when every thread has this many items
 constexpr std::size_t kAlign = 64;
 
@@ -57,7 +57,7 @@ struct Split {
   int rows_per_item;  // query rows
   int n_row_blocks, n_items, n_splits;
   int pairs;  // capacity of an item
-  bool many_rows;
+  bool expanded;
 };
 
 Split::Split(const Kernel& kernel, const AttentionCall& call, int n_threads) {
@@ -71,7 +71,7 @@ Split::Split(const Kernel& kernel, const AttentionCall& call, int n_threads) {
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   n_items = n_kv_heads * n_row_blocks;
   pairs = rows_per_item * group;
-  many_rows = pairs > kMaxFewPairs && !kernel.integers_for_all;
+  expanded = pairs > kMaxFewPairs && !kernel.integers_for_all;
 
   const std::int64_t n_pages = (call.kv_len + kPageTokens - 1) / kPageTokens;
   const std::int64_t most =
@@ -102,26 +102,26 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
     n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
-  const std::size_t few_pairs = split.many_rows ? 0 : pairs;
-  const std::size_t tile_cells = split.many_rows ? kPageCells : kTileCells;
+  const std::size_t integer_pairs = split.expanded ? 0 : pairs;
+  const std::size_t tile_cells = split.expanded ? kPageCells : kTileCells;
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
-  s.mean_c = carver.take<float>(kMeans * few_pairs * 2 * n_padded);
-  s.factors = carver.take<float>(kTilePages * few_pairs * (2 * n_fast + kChebyshev));
-  s.smooth = carver.take<float>(kTilePages * few_pairs * 2 * n_smooth);
-  s.mean_out = carver.take<float*>(kTilePages * few_pairs);
+  s.mean_c = carver.take<float>(kMeans * integer_pairs * 2 * n_padded);
+  s.factors = carver.take<float>(kTilePages * integer_pairs * (2 * n_fast + kChebyshev));
+  s.smooth = carver.take<float>(kTilePages * integer_pairs * 2 * n_smooth);
+  s.mean_out = carver.take<float*>(kTilePages * integer_pairs);
   s.phase = carver.take<float>(std::max(4 * n_padded, head_dim + 2 * kPanel));
   s.logits = carver.take<float>(pairs * tile_cells);
   s.phase_step = carver.take<float>(4 * n_padded);
-  s.mean0 = carver.take<float>(few_pairs * kPageCells);
+  s.mean0 = carver.take<float>(integer_pairs * kPageCells);
   s.mask = carver.take<float>(split.rows_per_item * tile_cells);
   s.row_scale = carver.take<float>(pairs);
-  s.query_quads = carver.take<Quad>(few_pairs * head_dim / 4);
-  s.weight_quads = carver.take<Quad>(few_pairs * kTileCells / 4);
-  s.query_step = carver.take<float>(few_pairs);
-  s.weight_step = carver.take<float>(few_pairs);
-  s.query_bias = carver.take<std::uint64_t>(few_pairs);
-  s.weight_bias = carver.take<std::uint64_t>(few_pairs);
+  s.query_quads = carver.take<Quad>(integer_pairs * head_dim / 4);
+  s.weight_quads = carver.take<Quad>(integer_pairs * kTileCells / 4);
+  s.query_step = carver.take<float>(integer_pairs);
+  s.weight_step = carver.take<float>(integer_pairs);
+  s.query_bias = carver.take<std::uint64_t>(integer_pairs);
+  s.weight_bias = carver.take<std::uint64_t>(integer_pairs);
   s.key_tile = carver.take<float>(head_dim * kHalfPage);
   s.value_tile = carver.take<float>(2 * kPageCells * kPanel);
   return s;
@@ -171,12 +171,12 @@ void fill_slopes(const AttentionCall& call, float* slopes) {
 
 // Query of pair m in slot space, and its products with the mean keys.
 void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head, const float* q, int m,
-                  int pairs, bool many_rows, const Scratch& scratch) {
+                  int pairs, bool expanded, const Scratch& scratch) {
   const HeadTables& tables = head.table_set.tables();
   float* query = scratch.query + static_cast<std::size_t>(m) * tables.head_dim_k;
   head.key_codec.transform_query(q, query);
   for (int slot = 0; slot < tables.head_dim_k; ++slot) query[slot] *= head.query_gain[slot] * call.sm_scale;
-  if (many_rows) return;
+  if (expanded) return;
   const MeanByLogit& mean = tables.by_logit;
   const int n = mean.n_padded;
   for (int c = 0; c < kMeans; ++c) {
@@ -220,7 +220,7 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.mask_row_stride = call.mask_row_stride;
   job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
   job.logit_softcap = call.logit_softcap;
-  job.many_rows = split.many_rows;
+  job.expanded = split.expanded;
   job.scratch = space.scratch;
   job.row_max = partial.row_max;
   job.row_sum = partial.row_sum;
@@ -229,7 +229,7 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   for (int m = 0; m < pairs; ++m) {
     const float* q = at(call.q, call.q_row_stride, call.q_head_stride, first_row + m / split.group,
                         kv_head * split.group + m % split.group);
-    prepare_pair(call, head, q, m, pairs, split.many_rows, space.scratch);
+    prepare_pair(call, head, q, m, pairs, split.expanded, space.scratch);
   }
   kernel.attend_pages(job);
 }

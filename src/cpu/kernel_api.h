@@ -4,9 +4,9 @@
 // The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
 //   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
 // where level is the codebook on its int8 grid (step, sm_scale and 1 / kLevelUnit are folded into the query)
-// and mean_j is the rotated mean key in slot space. Few rows (kernel_decode.inc.h): the mean part is computed
-// in logit space, from the products c = conj(q) mu of each rope_block ("mean by logit"). Many rows
-// (kernel_page.inc.h): it is added to the expanded keys ("by tile").
+// and mean_j is the rotated mean key in slot space. In integers (kernel_decode.inc.h) the mean part is computed
+// in logit space, from the products c = conj(q) mu of each rope_block ("mean by logit"); on expanded tiles
+// (kernel_page.inc.h) it is added to the expanded keys ("by tile").
 #pragma once
 
 #include <cstddef>
@@ -92,7 +92,7 @@ struct PageStart {
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
   float* query;  // [M][head_dim_k] transformed, scaled                        (in)
-  // The next five serve means by logit (few rows only), with pairs of numbers per rope_block.
+  // The next five serve means by logit (integers only), with pairs of numbers per rope_block.
   float* mean_c;      // [2 means][M][n_padded] re, im of c                             (in)
   float* factors;     // [kTilePages * M][fast_padded + 8] of the even and the odd basis row
   float* smooth;      // [kTilePages * M][n_padded - fast_padded] re, im of c turned to the page
@@ -100,12 +100,12 @@ struct Scratch {
   float* phase_step;  // as `phase`, of a step from page to page
   float* phase;       // of the page: [cos, cos | -sin, sin][n_padded]; means by tile: [cos | sin][n_padded]
   float* mean0;       // [M][64]
-  float* logits;      // [M][64, or kTileCells with few rows]
+  float* logits;      // [M][64, or kTileCells for integers]
   float* mask;        // [rows_capacity][as many]
   float* row_scale;   // [M]
   float* key_tile;    // [2 panels][head_dim_k][16]
   float* value_tile;  // [2 panels][64][16]
-  // Few rows only.
+  // Integers only.
   Quad* query_quads;                // [head_dim_k / 4][M]
   Quad* weight_quads;               // [kTileCells / 4][M]
   float *query_step, *weight_step;  // [M] value of one unit of a quad's numbers
@@ -128,7 +128,7 @@ struct PageJob {
   std::size_t mask_row_stride;  // bytes
   const float* slopes;          // [n_heads] or null
   float logit_softcap;
-  bool many_rows;  // f32 on expanded tiles of one page; else integers on the codes of kTilePages pages
+  bool expanded;  // f32 on expanded tiles of one page; else integers on the codes of kTilePages pages
 
   Scratch scratch;
   // Softmax state, set by the kernel: out = sum_j exp(logit_j - row_max) v_j in rotated value space.

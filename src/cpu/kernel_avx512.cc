@@ -24,7 +24,7 @@ namespace {
 
 }  // namespace
 
-void attend_pages_avx512(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages_avx512(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace gtq::cpu
 #endif

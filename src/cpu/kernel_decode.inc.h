@@ -1,4 +1,4 @@
-// Attention of few (query row, head) pairs over the pages of one work item, in integers on the packed codes,
+// Attention of (query row, head) pairs over the pages of one work item, in integers on the packed codes,
 // with an online softmax per tile of up to four attended pages. Needs one of the dot_*.inc.h.
 //
 //   once       query -> 16-bit numbers with one step per pair, as quads: [head_dim_k / 4][pairs]

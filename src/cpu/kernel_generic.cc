@@ -19,6 +19,6 @@ namespace {
 
 }  // namespace
 
-void attend_pages_generic(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages_generic(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace gtq::cpu

@@ -1,4 +1,4 @@
-// The mean-key part of the logits of few pairs: Re sum_i conj(q_i) mu_i e^{i theta_i t} for the cells of
+// The mean-key part of the logits of integer kernels: Re sum_i conj(q_i) mu_i e^{i theta_i t} for the cells of
 // regular pages, by a constant basis (MeanByLogit in kernel_api.h), exact in f32. A row is a (page of the tile,
 // pair):
 //

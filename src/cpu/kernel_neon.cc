@@ -22,7 +22,7 @@ namespace {
 
 }  // namespace
 
-void attend_pages_neon(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages_neon(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace gtq::cpu
 #endif

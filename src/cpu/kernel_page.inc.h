@@ -1,5 +1,6 @@
-// Attention of many query rows over the pages of one work item, in f32, one page after another, with an online
-// softmax; also the parts that integer decoding (kernel_decode.inc.h) has in common with it.
+// Attention of many query rows over the pages of one work item, in f32 on expanded tiles, one page after
+// another, with an online softmax; also the parts that integer decoding (kernel_decode.inc.h) has in common
+// with it.
 //
 //   per page   norms, masks -> which query rows attend it at all; none: the page is not touched
 //   per half   units -> key tile [2 panels][head_dim_k][16 keys] (16 KiB at 128 dims), logits += query * tile

@@ -11,7 +11,7 @@
 namespace gtq::test {
 namespace {
 
-constexpr double kTolerance = 3e-4;  // relative L2; few rows have 15-bit queries and weights
+constexpr double kTolerance = 3e-4;  // relative L2; integer kernels have 15-bit queries and weights
 constexpr std::uint16_t kHalfMinusInfinity = 0xfc00;
 
 struct Case {

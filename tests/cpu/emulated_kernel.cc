@@ -21,7 +21,7 @@ namespace {
 // (order matters)
 #include "cpu/kernel_decode.inc.h"
 
-void attend_pages(const PageJob& job) { job.many_rows ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
 
 }  // namespace
 }  // namespace gtq::cpu

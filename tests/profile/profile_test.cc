@@ -14,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "gtq/error.h"
@@ -29,9 +30,8 @@ using testing::random_profile;
 class ProfileTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "gtq-profile-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    directory_ = pattern;
+    directory_ = fs::temp_directory_path() / ("gtq-profile-" + std::to_string(::getpid()));
+    fs::create_directories(directory_);
     path_ = (directory_ / "p.gguf").string();
   }
   void TearDown() override { fs::remove_all(directory_); }
