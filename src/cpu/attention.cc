@@ -1,9 +1,9 @@
 // Attention of one call: cuts it into work items, prepares their queries, runs the page kernel and merges.
 //
 // A work item is (KV head, range of query rows, share of the pages). The g query heads of the KV head share it:
-// its M = rows * g pairs (row, head) see each page expanded once. When there are too few items for the threads,
-// pages are dealt out among n_splits items: page p belongs to split p mod n_splits, which also balances causal
-// masks. Partial softmax states meet in the workspace and are merged in fixed order.
+// its M = rows * g pairs (row, head) share what is unpacked of each page. When there are too few items for the
+// threads, pages are dealt out among n_splits items: page p belongs to split p mod n_splits, which also
+// balances causal masks. Partial softmax states meet in the workspace and are merged in fixed order.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -18,10 +18,8 @@ namespace gtq {
 namespace cpu {
 namespace {
 
-constexpr int kExpandedPairs = 192;  // query pairs of a prefill item: queries and sums fit a 512 KiB L2
-constexpr int kIntegerPairs = 48;    // the same for integers, whose scratch spans four pages
-constexpr int kMaxFewPairs = 20;     // more pairs than this share expanded tiles (kernel_api.h)
-constexpr int kItemsPerThread = 4;   // splitting stops when every thread has this many items
+constexpr int kItemPairs = 48;      // query pairs of an item, at most: its scratch fits a 512 KiB L2
+constexpr int kItemsPerThread = 4;  // splitting stops when every thread has this many items
 constexpr std::size_t kAlign = 64;
 
 static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
@@ -51,27 +49,24 @@ struct Partial {
 };
 
 struct Split {
-  Split(const Kernel& kernel, const AttentionCall& call, int n_threads);
+  Split(const AttentionCall& call, int n_threads);
 
   int group;          // query heads per KV head
   int rows_per_item;  // query rows
   int n_row_blocks, n_items, n_splits;
   int pairs;  // capacity of an item
-  bool expanded;
 };
 
-Split::Split(const Kernel& kernel, const AttentionCall& call, int n_threads) {
+Split::Split(const AttentionCall& call, int n_threads) {
   const int n_kv_heads = call.codec->n_kv_heads();
   group = call.n_q_heads / n_kv_heads;
   const int n_rows = static_cast<int>(call.n_rows);
-  const int target = kernel.integers_for_all ? kIntegerPairs : kExpandedPairs;
-  rows_per_item = std::clamp(target / group, 1, n_rows);
+  rows_per_item = std::clamp(kItemPairs / group, 1, n_rows);
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   rows_per_item = (n_rows + n_row_blocks - 1) / n_row_blocks;
   n_row_blocks = (n_rows + rows_per_item - 1) / rows_per_item;
   n_items = n_kv_heads * n_row_blocks;
   pairs = rows_per_item * group;
-  expanded = pairs > kMaxFewPairs && !kernel.integers_for_all;
 
   const std::int64_t n_pages = (call.kv_len + kPageTokens - 1) / kPageTokens;
   const std::int64_t most =
@@ -96,34 +91,33 @@ Partial take_partial(Carver& carver, const AttentionCall& call, const Split& spl
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
   std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
-    const MeanByLogit& mean = head->table_set.tables().by_logit;
+    const MeanTables& mean = head->table_set.tables().mean;
     n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
     n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
     n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
-  const std::size_t integer_pairs = split.expanded ? 0 : pairs;
-  const std::size_t tile_cells = split.expanded ? kPageCells : kTileCells;
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
-  s.mean_c = carver.take<float>(kMeans * integer_pairs * 2 * n_padded);
-  s.factors = carver.take<float>(kTilePages * integer_pairs * (2 * n_fast + kChebyshev));
-  s.smooth = carver.take<float>(kTilePages * integer_pairs * 2 * n_smooth);
-  s.mean_out = carver.take<float*>(kTilePages * integer_pairs);
-  s.phase = carver.take<float>(std::max(4 * n_padded, head_dim + 2 * kPanel));
-  s.logits = carver.take<float>(pairs * tile_cells);
+  s.mean_c = carver.take<float>(kMeans * pairs * 2 * n_padded);
+  s.factors = carver.take<float>(kTilePages * pairs * (2 * n_fast + kChebyshev));
+  s.smooth = carver.take<float>(kTilePages * pairs * 2 * n_smooth);
+  s.mean_out = carver.take<float*>(kTilePages * pairs);
   s.phase_step = carver.take<float>(4 * n_padded);
-  s.mean0 = carver.take<float>(integer_pairs * kPageCells);
-  s.mask = carver.take<float>(split.rows_per_item * tile_cells);
+  s.phase = carver.take<float>(4 * n_padded);
+  s.angles = carver.take<float>(2 * n_padded * kHalfPage);
+  s.mean0 = carver.take<float>(pairs * kPageCells);
+  s.logits = carver.take<float>(pairs * kTileCells);
+  s.mask = carver.take<float>(split.rows_per_item * kTileCells);
   s.row_scale = carver.take<float>(pairs);
-  s.query_quads = carver.take<Quad>(integer_pairs * head_dim / 4);
-  s.weight_quads = carver.take<Quad>(integer_pairs * kTileCells / 4);
-  s.query_step = carver.take<float>(integer_pairs);
-  s.weight_step = carver.take<float>(integer_pairs);
-  s.query_bias = carver.take<std::uint64_t>(integer_pairs);
-  s.weight_bias = carver.take<std::uint64_t>(integer_pairs);
-  s.key_tile = carver.take<float>(head_dim * kHalfPage);
-  s.value_tile = carver.take<float>(2 * kPageCells * kPanel);
+  s.levels =
+      carver.take<std::byte>(std::max<std::size_t>(kHalfPage * head_dim, kPanel * kTileCells) * kMaxLevelBytes);
+  s.query_quads = carver.take<Quad>(pairs * head_dim / 4);
+  s.weight_quads = carver.take<Quad>(pairs * kTileCells / 4);
+  s.query_step = carver.take<float>(pairs);
+  s.weight_step = carver.take<float>(pairs);
+  s.query_bias = carver.take<std::uint64_t>(pairs);
+  s.weight_bias = carver.take<std::uint64_t>(pairs);
   return s;
 }
 
@@ -171,13 +165,12 @@ void fill_slopes(const AttentionCall& call, float* slopes) {
 
 // Query of pair m in slot space, and its products with the mean keys.
 void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head, const float* q, int m,
-                  int pairs, bool expanded, const Scratch& scratch) {
+                  int pairs, const Scratch& scratch) {
   const HeadTables& tables = head.table_set.tables();
   float* query = scratch.query + static_cast<std::size_t>(m) * tables.head_dim_k;
   head.key_codec.transform_query(q, query);
   for (int slot = 0; slot < tables.head_dim_k; ++slot) query[slot] *= head.query_gain[slot] * call.sm_scale;
-  if (expanded) return;
-  const MeanByLogit& mean = tables.by_logit;
+  const MeanTables& mean = tables.mean;
   const int n = mean.n_padded;
   for (int c = 0; c < kMeans; ++c) {
     float* product = scratch.mean_c + (static_cast<std::size_t>(c) * pairs + m) * 2 * n;
@@ -220,7 +213,6 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.mask_row_stride = call.mask_row_stride;
   job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
   job.logit_softcap = call.logit_softcap;
-  job.expanded = split.expanded;
   job.scratch = space.scratch;
   job.row_max = partial.row_max;
   job.row_sum = partial.row_sum;
@@ -229,7 +221,7 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   for (int m = 0; m < pairs; ++m) {
     const float* q = at(call.q, call.q_row_stride, call.q_head_stride, first_row + m / split.group,
                         kv_head * split.group + m % split.group);
-    prepare_pair(call, head, q, m, pairs, split.expanded, space.scratch);
+    prepare_pair(call, head, q, m, pairs, space.scratch);
   }
   kernel.attend_pages(job);
 }
@@ -269,7 +261,7 @@ int pairs_of(const AttentionCall& call, const Split& split, int item) {
 void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
                     int thread, int n_threads) {
   if (call.n_rows <= 0) return;
-  const Split split(kernel, call, n_threads);
+  const Split split(call, n_threads);
   const std::size_t per_thread = thread_bytes(call, split), per_part = partial_bytes(call, split);
   std::byte* const base = static_cast<std::byte*>(workspace);
   std::byte* const parts = base + n_threads * per_thread;
@@ -302,18 +294,14 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
   }
 }
 
-std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads) {
-  if (call.n_rows <= 0) return 0;
-  const Split split(kernel, call, n_threads);
-  const std::size_t n_parts =
-      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
-  return n_threads * thread_bytes(call, split) + n_parts * partial_bytes(call, split);
-}
-
 }  // namespace cpu
 
 std::size_t attention_workspace_bytes(const AttentionCall& call, int n_threads) {
-  return cpu::attention_workspace_bytes_with(cpu::active_kernel(), call, n_threads);
+  if (call.n_rows <= 0) return 0;
+  const cpu::Split split(call, n_threads);
+  const std::size_t n_parts =
+      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
+  return n_threads * cpu::thread_bytes(call, split) + n_parts * cpu::partial_bytes(call, split);
 }
 
 void attention(const AttentionCall& call, void* workspace, SpinBarrier& barrier, int thread, int n_threads) {

@@ -21,7 +21,7 @@ std::vector<Kernel> find_supported() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni")) {
-    kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder, true});
+    kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
     kernels.push_back({"avx2", attend_pages_avx2, &kAvx2Encoder});

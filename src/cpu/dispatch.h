@@ -14,7 +14,6 @@ struct Kernel {
   std::string_view name;
   PageKernel attend_pages;
   const RowEncoder* encoder = &kPlainEncoder;
-  bool integers_for_all = false;  // its integer multiply beats f32 on expanded tiles for any number of rows
 };
 
 // Those that this machine can run, fastest first.
@@ -25,8 +24,7 @@ const Kernel& choose_kernel(const char* forced);
 // choose_kernel(GTQ_CPU), read once.
 const Kernel& active_kernel();
 
-// As those of gtq/attention.h, with that kernel.
-std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads);
+// attention() of gtq/attention.h with that kernel.
 void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
                     int thread, int n_threads);
 

@@ -1,4 +1,4 @@
-// Integer dot products on AVX2: the interface that kernel_decode.inc.h is written against.
+// Integer dot products on AVX2: the interface that kernel_few.inc.h and kernel_many.inc.h are written against.
 //
 //   output of a unit (page_layout.h), 16 lanes of four codes   lane:  [c0 c1 c2 c3]
 //   level + 128 of each code by a byte permutation             lane:  [u0 u1 u2 u3]
@@ -9,7 +9,9 @@
 // Sums start at -128 * sum(q), which takes the 128 back. They are exact modulo 2^32, and the caller scales the
 // query so that the final sum fits.
 
-constexpr int kBlockPairs = 4;  // pairs whose sums stay in registers
+constexpr int kBlockPairs = 4;                    // pairs whose sums stay in registers
+constexpr int kLevelPairs = 4, kLevelBlocks = 1;  // the same beside expanded levels, with 16 results a block
+constexpr int kManyPairs = 12;                    // so many pairs share expanded levels
 template <int N>
 constexpr int kSumSets = 1;  // additions have a latency of one cycle: no second set of sums is needed
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -167,3 +169,4 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   for (const std::int32_t lane : lanes) bias.sum += lane;
   return bias;
 }
+static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

@@ -1,5 +1,5 @@
-// Integer dot products on AVX-512 with VBMI and VNNI: the interface that kernel_decode.inc.h is written
-// against.
+// Integer dot products on AVX-512 with VBMI and VNNI: the interface that kernel_few.inc.h and
+// kernel_many.inc.h are written against.
 //
 //   output of a unit (page_layout.h), 16 lanes of four codes     lane:  [c0 c1 c2 c3]
 //   level + 128 of each code by a permutation of 64 bytes        lane:  [u0 u1 u2 u3]
@@ -10,7 +10,9 @@
 // above a code does no harm. Sums start at -128 * sum(h) and -128 * sum(l), which takes the 128 back. They are
 // exact modulo 2^32, and the caller scales the query so that the final sum fits.
 
-constexpr int kBlockPairs = 8;  // pairs whose sums stay in registers
+constexpr int kBlockPairs = 8;                    // pairs whose sums stay in registers
+constexpr int kLevelPairs = 6, kLevelBlocks = 2;  // the same beside expanded levels, with 16 results a block
+constexpr int kManyPairs = 20;                    // so many pairs share expanded levels
 // A dot product takes 4 or 5 cycles: few pairs need more sums than their own to keep the unit busy.
 template <int N>
 constexpr int kSumSets = N == 1   ? 4
@@ -136,3 +138,4 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   _mm512_store_si512(lanes, sums);
   return {lanes[0] + lanes[2] + lanes[4] + lanes[6], lanes[1] + lanes[3] + lanes[5] + lanes[7]};
 }
+static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

@@ -1,5 +1,5 @@
-// Integer dot products on NEON with its dot product extension: the interface that kernel_decode.inc.h is
-// written against.
+// Integer dot products on NEON with its dot product extension: the interface that kernel_few.inc.h and
+// kernel_many.inc.h are written against.
 //
 //   output of a unit (page_layout.h), 16 lanes of four codes     lane:  [c0 c1 c2 c3]
 //   level of each code by a look-up of bytes                     lane:  [s0 s1 s2 s3]
@@ -11,6 +11,8 @@
 // repeated to 16 entries and need that only where a shift leaves more than four bits.
 
 constexpr int kBlockPairs = 2;  // pairs whose sums stay in registers; GCC spills some of three
+constexpr int kLevelPairs = 2, kLevelBlocks = 1;  // the same beside expanded levels, with 16 results a block
+constexpr int kManyPairs = 8;                     // so many pairs share expanded levels
 template <int N>
 constexpr int kSumSets = 1;  // a pair's 8 sums keep the units busy
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -142,3 +144,4 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   }
   return {};
 }
+static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

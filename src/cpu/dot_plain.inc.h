@@ -1,8 +1,11 @@
-// Integer dot products without intrinsics: the interface that kernel_decode.inc.h is written against, in the
-// arithmetic of dot_avx512.inc.h (levels + 128 as unsigned bytes, the query as two signed bytes), for the
-// baseline of any architecture. It is meant to be read and compared with, not to be fast.
+// Integer dot products without intrinsics: the interface that kernel_few.inc.h and kernel_many.inc.h are
+// written against, in the arithmetic of dot_avx512.inc.h (levels + 128 as unsigned bytes, the query as two
+// signed bytes), for the baseline of any architecture. It is meant to be read and compared with, not to be
+// fast.
 
 constexpr int kBlockPairs = 2;
+constexpr int kLevelPairs = 2, kLevelBlocks = 1;
+constexpr int kManyPairs = 8;
 template <int N>
 constexpr int kSumSets = 3 - N;
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -108,3 +111,4 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   }
   return bias;
 }
+static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

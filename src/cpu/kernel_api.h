@@ -2,11 +2,9 @@
 // instruction set and must not share inline functions with the rest of the program.
 //
 // The logit of row m and cell j, rows being (query row, query head of the KV head) pairs, is
-//   sum_slot query[m][slot] * (norm_j * level[slot] + mean_j[slot])
-// where level is the codebook on its int8 grid (step, sm_scale and 1 / kLevelUnit are folded into the query)
-// and mean_j is the rotated mean key in slot space. In integers (kernel_decode.inc.h) the mean part is computed
-// in logit space, from the products c = conj(q) mu of each rope_block ("mean by logit"); on expanded tiles
-// (kernel_page.inc.h) it is added to the expanded keys ("by tile").
+//   norm_j * sum_slot query[m][slot] * level[slot] + sum_i re_i cos(theta_i t_j) - im_i sin(theta_i t_j)
+// where level is the codebook on its int8 grid (its step and sm_scale are folded into the query), (re, im)_i is
+// the product conj(q) mu of centred rope_block i, and t_j the cell's position.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +16,7 @@ inline constexpr int kPageCells = 64;
 inline constexpr int kPanel = 16;      // columns of a tile panel: keys of an output, or dims of values
 inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks: 8 even, 8 odd
 inline constexpr int kHalfPage = 32;
-inline constexpr int kTilePages = 4;  // of integer decoding: as many pages share one softmax step
+inline constexpr int kTilePages = 4;  // as many pages share one softmax step
 inline constexpr int kTileCells = kTilePages * kPageCells;
 inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
 // A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
@@ -30,7 +28,7 @@ inline constexpr double kLowRadians = 0.8;  // below it the polynomials of order
 // with zeros. With c turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
 //   sum_i re_i cos(theta_i x)  -+  sum_i im_i sin(theta_i x)
 // so one half of the page is the sum, the other the difference of an even and an odd part.
-struct MeanByLogit {
+struct MeanTables {
   int n_fast, n_smooth;                 // without padding
   int fast_padded, n_padded;            // fast list, both lists
   const std::uint16_t *first, *second;  // [n_padded] dims of the rope_block
@@ -43,22 +41,8 @@ struct MeanByLogit {
   const float* chebyshev;  // [n_padded - fast_padded][8][even order of cos, odd order of -sin]
 };
 
-// All by slot pair: pair p is the rope_block in slots 2 p, 2 p + 1.
-struct MeanByTile {
-  int n_padded;                       // n_pairs rounded up to 16
-  const std::uint8_t* group_centred;  // [n_groups]
-  const float *mean_re, *mean_im;     // [2][n_pairs]
-  const double* turns;                // [n_padded]
-  const float* cos_sin;               // [4 panels][n_pairs][cos 16 keys, sin 16 keys] of theta * j
-  const float* gain;  // [2 n_pairs] kLevelUnit * sign * scale / (4 step): before an unscaled Hadamard
-};
-
-// Kernels expand codes to kLevelUnit * level, which costs them least; a power of two, so nothing is rounded.
-inline constexpr float kLevelUnit = 16777216.0f;
-
 // Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
 struct alignas(64) CodeTable {
-  float floats[64];  // times kLevelUnit
   std::int8_t bytes[64];
   std::uint8_t biased[64];  // plus 128
 };
@@ -67,6 +51,10 @@ struct alignas(64) CodeTable {
 struct Quad {
   std::uint64_t bits;
 };
+
+// Bytes of a level in the form that a kernel multiplies. Levels of kPanel dims of a tile's values, twice as
+// many where a level is one byte, or of half a page of keys are unpacked at a time.
+inline constexpr int kMaxLevelBytes = 2;
 
 // Octaves of norm codes below norm 1 (docs/format.md).
 inline constexpr int kKeyNormOctaves = 3, kValueNormOctaves = 10;
@@ -77,11 +65,10 @@ struct HeadTables {
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  float v_gain;                                      // v_rms * step of the value codebook / kLevelUnit
+  float v_gain;                                      // v_rms * step of the value codebook
   const float *key_norm_octave, *value_norm_octave;  // [16] norms of codes 16 * k...NormOctaves + 0 .. 15
   const CodeTable* codes;                            // [7] by width
-  MeanByLogit by_logit;
-  MeanByTile by_tile;
+  MeanTables mean;
 };
 
 struct PageStart {
@@ -92,20 +79,21 @@ struct PageStart {
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
   float* query;  // [M][head_dim_k] transformed, scaled                        (in)
-  // The next five serve means by logit (integers only), with pairs of numbers per rope_block.
+  // Of the mean terms, with pairs of numbers per rope_block.
   float* mean_c;      // [2 means][M][n_padded] re, im of c                             (in)
   float* factors;     // [kTilePages * M][fast_padded + 8] of the even and the odd basis row
   float* smooth;      // [kTilePages * M][n_padded - fast_padded] re, im of c turned to the page
   float** mean_out;   // [kTilePages * M]
   float* phase_step;  // as `phase`, of a step from page to page
-  float* phase;       // of the page: [cos, cos | -sin, sin][n_padded]; means by tile: [cos | sin][n_padded]
+  float* phase;       // of the page: [cos, cos | -sin, sin][n_padded]
+  float* angles;      // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
   float* mean0;       // [M][64]
-  float* logits;      // [M][64, or kTileCells for integers]
-  float* mask;        // [rows_capacity][as many]
-  float* row_scale;   // [M]
-  float* key_tile;    // [2 panels][head_dim_k][16]
-  float* value_tile;  // [2 panels][64][16]
-  // Integers only.
+
+  float* logits;     // [M][kTileCells]
+  float* mask;       // [rows_capacity][kTileCells]
+  float* row_scale;  // [M]
+  void* levels;      // of half a page of keys or of 16 or 32 dims of a tile's values: the kernel's Levels
+
   Quad* query_quads;                // [head_dim_k / 4][M]
   Quad* weight_quads;               // [kTileCells / 4][M]
   float *query_step, *weight_step;  // [M] value of one unit of a quad's numbers
@@ -128,7 +116,6 @@ struct PageJob {
   std::size_t mask_row_stride;  // bytes
   const float* slopes;          // [n_heads] or null
   float logit_softcap;
-  bool expanded;  // f32 on expanded tiles of one page; else integers on the codes of kTilePages pages
 
   Scratch scratch;
   // Softmax state, set by the kernel: out = sum_j exp(logit_j - row_max) v_j in rotated value space.

@@ -7,24 +7,16 @@
 
 #define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
 
+#define GTQ_DOT "cpu/dot_avx512.inc.h"
+
 namespace gtq::cpu {
 namespace {
 
-#include "cpu/kernel_simd.inc.h"
-// (order matters)
-#include "cpu/kernel_expand.inc.h"
-#include "cpu/kernel_gemm.inc.h"
-#include "cpu/kernel_mean.inc.h"
-#include "cpu/kernel_page.inc.h"
-// (order matters)
-#include "cpu/dot_avx512.inc.h"
-#include "cpu/kernel_mean_logit.inc.h"
-// (order matters)
-#include "cpu/kernel_decode.inc.h"
+#include "cpu/kernel.inc.h"
 
 }  // namespace
 
-void attend_pages_avx512(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages_avx512(const PageJob& job) { attend_tiles(job); }
 
 }  // namespace gtq::cpu
 #endif

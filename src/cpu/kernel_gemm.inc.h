@@ -1,8 +1,6 @@
-// c[m][16 p + n] (+)= sum_k a[m][k] * b[panel p][k][n], f32: accumulators stay in registers, one row of a panel
+// c[m][16 p + n] = sum_k a[m][k] * b[panel p][k][n], f32: accumulators stay in registers, one row of a panel
 // is loaded and one number of `a` broadcast per row. Panels are the outer loop, so a panel stays in L1 while
 // all rows pass.
-
-enum class Store { kSet, kRowScaleAdd };
 
 struct Gemm {
   int n_rows, n_panels, k;
@@ -12,7 +10,6 @@ struct Gemm {
   std::size_t panel_stride;
   float* c;
   std::size_t c_stride;
-  const float* scale;  // kRowScaleAdd: c = c * scale[m] + acc
 };
 
 #if defined(__AVX512F__)
@@ -23,7 +20,7 @@ constexpr int kMaxRows = 6;
 constexpr int kMaxRows = 3;
 #endif
 
-template <int R, int P, Store S>
+template <int R, int P>
 void gemm_block(const Gemm& g, int row, int panel) {
   const float* __restrict a = g.a + row * g.a_stride;
   const float* __restrict b = g.b + panel * g.panel_stride;
@@ -56,31 +53,27 @@ void gemm_block(const Gemm& g, int row, int panel) {
     for (int v = 0; v < P * kVecs; ++v) {
       vf result = sets[0][r][v];
       if constexpr (kSets == 2) result += sets[1][r][v];
-      if constexpr (S == Store::kRowScaleAdd) {
-        result += load<vf>(c + v * kLanes) * g.scale[row + r];
-      }
       store(c + v * kLanes, result);
     }
   }
 }
 
-template <int R, Store S>
+template <int R>
 void gemm_rows(const Gemm& g, int row, int panel, int n_panels) {
   if constexpr (2 * R <= kMaxRows) {
-    if (n_panels == 2) return gemm_block<R, 2, S>(g, row, panel);
+    if (n_panels == 2) return gemm_block<R, 2>(g, row, panel);
   }
-  for (int p = 0; p < n_panels; ++p) gemm_block<R, 1, S>(g, row, panel + p);
+  for (int p = 0; p < n_panels; ++p) gemm_block<R, 1>(g, row, panel + p);
 }
 
-template <Store S, int R = kMaxRows>
+template <int R = kMaxRows>
 void gemm_dispatch(const Gemm& g, int n, int row, int panel, int n_panels) {
   if constexpr (R > 1) {
-    if (n < R) return gemm_dispatch<S, R - 1>(g, n, row, panel, n_panels);
+    if (n < R) return gemm_dispatch<R - 1>(g, n, row, panel, n_panels);
   }
-  gemm_rows<R, S>(g, row, panel, n_panels);
+  gemm_rows<R>(g, row, panel, n_panels);
 }
 
-template <Store S>
 void gemm(const Gemm& g) {
   if (g.n_rows <= 0) return;
   const int n_blocks = (g.n_rows + kMaxRows - 1) / kMaxRows;
@@ -89,7 +82,7 @@ void gemm(const Gemm& g) {
     const int n_panels = g.n_panels - panel < 2 ? g.n_panels - panel : 2;
     for (int i = 0, row = 0; i < n_blocks; ++i) {
       const int n = rows + (i < extra ? 1 : 0);
-      gemm_dispatch<S>(g, n, row, panel, n_panels);
+      gemm_dispatch(g, n, row, panel, n_panels);
       row += n;
     }
   }

@@ -1,18 +1,34 @@
-// Mean keys added to expanded keys, exact in f32, and the phases that both forms of the mean term need
-// (kernel_api.h).
+// The mean-key part of the logits, Re sum_i conj(q_i) mu_i e^{i theta_i t}, exact in f32. Regular pages by a
+// constant basis (MeanTables in kernel_api.h); a row is a (page of the tile, pair):
+//
+//   per page  phases of its middle, by a turn of those of the page before
+//   per row   c_i turned by them; smooth rope_blocks -> 8 even and 8 odd polynomial coefficients
+//   per row   [re of fast ones, even coefficients] x even basis, [im, odd] x odd basis -> sum and difference
+//
+// Real and imaginary parts, and even and odd coefficients, stand side by side: one load puts a pair into all
+// lanes for both. At 128 dims with all rope_blocks centred and base 5e5 a row takes about 240 instructions that
+// multiply 8 lanes, below 4 per cell.
+//
+// Other pages: cosines and sines of every cell's position, times (re, im) of the products conj(q_i) mu_i.
 
-struct PageView {
-  std::int64_t page;
-  PageStart start;
-  int n_cells;
-  alignas(64) float blank[kPageCells];  // 0 for occupied cells, -inf for empty ones
-  alignas(64) float key_norm[kPageCells];
-  alignas(64) float value_norm[kPageCells];
-  alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
-  bool any_mean[2];
-  bool plain;              // every cell is occupied and every mask is 0; then no masks were written
-  int row_begin, row_end;  // query rows that attend some cell of the page
+// Phases of one page after another. Pages whose starts are a step apart turn the phases of the page before;
+// after kMostTurns of that the error, 6e-8 per turn, is still that of phases(), which begins anew.
+struct PhaseWalk {
+  static constexpr int kMostTurns = 16;
+  std::int32_t start = 0, step = 0;
+  int turns_left = 0;
 };
+
+// Both numbers of each pair are that lane: lanes 0, 0, 1, 1, ... in two vectors.
+GTQ_INLINE void store_twice(float* to, vf x) {
+  vi low, high;
+  for (int i = 0; i < kLanes; ++i) {
+    low[i] = i / 2;
+    high[i] = kLanes / 2 + i / 2;
+  }
+  store(to, __builtin_shuffle(x, low));
+  store(to + kLanes, __builtin_shuffle(x, high));
+}
 
 // cos and sin of theta_i * position for kLanes rope_blocks.
 GTQ_INLINE void phase_vectors(const double* turns, double position, vf* cos_out, vf* sin_out) {
@@ -21,79 +37,290 @@ GTQ_INLINE void phase_vectors(const double* turns, double position, vf* cos_out,
   cos_sin_turns(load<vf>(f), cos_out, sin_out);
 }
 
-// The same for n rope_blocks, n a multiple of 16.
-void phases(const double* turns, double position, int n, float* cos_out, float* sin_out) {
-  for (int i = 0; i < n; i += kLanes) {
+// (cos, cos) of all rope_blocks at a position, then (-sin, sin).
+void paired_phases(const MeanTables& mean, double position, float* out) {
+  float* sine = out + 2 * mean.n_padded;
+  vf signs;
+  for (int i = 0; i < kLanes; ++i) signs[i] = i % 2 == 0 ? -1.0f : 1.0f;
+  for (int i = 0; i < mean.n_padded; i += kLanes) {
     vf c, s;
-    phase_vectors(turns + i, position, &c, &s);
-    store(cos_out + i, c);
-    store(sin_out + i, s);
+    phase_vectors(mean.turns + i, position, &c, &s);
+    store_twice(out + 2 * i, c);
+    store_twice(sine + 2 * i, s);
   }
+  for (int i = 0; i < 2 * mean.n_padded; i += kLanes) store(sine + i, signs * load<vf>(sine + i));
 }
 
-GTQ_INLINE void hadamard16(vf (&x)[16]) {
-  GTQ_UNROLL
-  for (int half = 1; half < 16; half *= 2) {
+PhaseWalk start_walk(const PageJob& job) {
+  const MeanTables& mean = job.head->mean;
+  PhaseWalk walk;
+  walk.step = static_cast<std::int32_t>(job.page_step * kPageCells);
+  paired_phases(mean, walk.step, job.scratch.phase_step);
+  return walk;
+}
+
+// scratch.phase = phases of the middle of the page that starts at `start`.
+void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk) {
+  const MeanTables& mean = job.head->mean;
+  if (walk->turns_left > 0 && start == walk->start + walk->step) {
+    const int n = 2 * mean.n_padded;
+    float *cosine = job.scratch.phase, *sine = cosine + n;
+    const float *step_cosine = job.scratch.phase_step, *step_sine = step_cosine + n;
+    for (int i = 0; i < n; i += kLanes) {
+      const vf c = load<vf>(cosine + i), s = load<vf>(sine + i);
+      const vf dc = load<vf>(step_cosine + i), ds = load<vf>(step_sine + i);
+      store(cosine + i, c * dc - s * ds);
+      store(sine + i, s * dc + c * ds);
+    }
+    --walk->turns_left;
+  } else {
+    paired_phases(mean, start + (kPageCells - 1) / 2.0, job.scratch.phase);
+    walk->turns_left = PhaseWalk::kMostTurns;
+  }
+  walk->start = start;
+}
+
+// out[r] (+)= sum of turned pairs times rows begin .. end of the Chebyshev table, whose first kVectors vectors
+// of orders count, for R rows; begin and end are multiples of 4.
+template <int R, int kVectors, bool kAdd>
+GTQ_INLINE void add_orders(const MeanTables& mean, int begin, int end, const float* turned, std::size_t stride,
+                           float* out, std::size_t out_stride) {
+  constexpr int kSums = R * kVectors;
+  constexpr int kSets = kSums >= 8 ? 1 : kSums >= 4 ? 2 : 4;  // enough sums to hide their latency
+  vf sums[kSets][R][kVectors] = {};
+  for (int i = begin; i < end; i += kSets) {
     GTQ_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      if ((i & half) != 0) continue;
-      const vf a = x[i], b = x[i + half];
-      x[i] = a + b;
-      x[i + half] = a - b;
-    }
-  }
-}
-
-// Angles of kLanes keys for slot pair p: the page's phase times the table, or exactly from each position.
-GTQ_INLINE void key_angles(const PageJob& job, const PageView& view, int p, int n_pairs, int cell, vf* c,
-                           vf* s) {
-  const MeanByTile& mean = job.head->by_tile;
-  if (view.start.regular) {
-    const float* table =
-        mean.cos_sin + (static_cast<std::size_t>(cell / kPanel) * n_pairs + p) * 2 * kPanel + cell % kPanel;
-    const vf tc = load<vf>(table), ts = load<vf>(table + kPanel);
-    const float pc = job.scratch.phase[p], ps = job.scratch.phase[mean.n_padded + p];
-    *c = tc * pc - ts * ps;
-    *s = ts * pc + tc * ps;
-    return;
-  }
-  alignas(64) float f[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const int j = cell + lane;
-    const std::int32_t position = j < view.n_cells ? job.positions[view.page * kPageCells + j] : 0;
-    f[lane] = reduced_turns(mean.turns[p], position);
-  }
-  cos_sin_turns(load<vf>(f), c, s);
-}
-
-// tile = norm * tile + rotated mean, for the 32 keys of a half page (2 panels of [head_dim_k][16]).
-void finish_tile(const PageJob& job, const PageView& view, int half, float* tile) {
-  const HeadTables& head = *job.head;
-  const MeanByTile& mean = head.by_tile;
-  const int n_pairs = head.head_dim_k / 2;
-  for (int at = 0; at < kHalfPage; at += kLanes) {
-    const int cell = half * kHalfPage + at;
-    const vf norm = load<vf>(view.key_norm + cell);
-    const vi first = load<vi>(view.first_mean + cell);
-    float* column = tile + static_cast<std::size_t>(at / kPanel) * head.head_dim_k * kPanel + at % kPanel;
-    for (int g = 0; g < head.head_dim_k / 16; ++g, column += 16 * kPanel) {
-      if (mean.group_centred[g] == 0) {
-        for (int i = 0; i < 16; ++i) store(column + i * kPanel, norm * load<vf>(column + i * kPanel));
-        continue;
-      }
-      vf x[16];
-      for (int i = 0; i < 8; ++i) {
-        const int p = 8 * g + i;
-        vf c, s;
-        key_angles(job, view, p, n_pairs, cell, &c, &s);
-        const vf re = first != 0 ? splat(mean.mean_re[p]) : splat(mean.mean_re[n_pairs + p]);
-        const vf im = first != 0 ? splat(mean.mean_im[p]) : splat(mean.mean_im[n_pairs + p]);
-        x[2 * i] = (re * c - im * s) * mean.gain[2 * p];
-        x[2 * i + 1] = (re * s + im * c) * mean.gain[2 * p + 1];
-      }
-      hadamard16(x);
+    for (int set = 0; set < kSets; ++set) {
+      vf row[kVectors];
       GTQ_UNROLL
-      for (int i = 0; i < 16; ++i) store(column + i * kPanel, norm * load<vf>(column + i * kPanel) + x[i]);
+      for (int v = 0; v < kVectors; ++v)
+        row[v] = load<vf>(mean.chebyshev + (i + set) * kChebyshev + v * kLanes);
+      GTQ_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const vf factor = splat_pair(turned + r * stride + 2 * (i + set));
+        GTQ_UNROLL
+        for (int v = 0; v < kVectors; ++v) sums[set][r][v] += factor * row[v];
+      }
     }
+  }
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    GTQ_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = out + r * out_stride + v * kLanes;
+      vf sum = sums[0][r][v];
+      GTQ_UNROLL
+      for (int set = 1; set < kSets; ++set) sum += sums[set][r][v];
+      store(to, kAdd ? sum + load<vf>(to) : sum);
+    }
+  }
+}
+
+// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to. A vector of all orders has no
+// lower half.
+template <int R>
+void smooth_coefficients(const MeanTables& mean, const float* turned, std::size_t stride, float* out,
+                         std::size_t out_stride) {
+  const int n = (mean.n_smooth + 3) / 4 * 4;
+  if constexpr (kVecs == 1) {
+    add_orders<R, 1, false>(mean, 0, n, turned, stride, out, out_stride);
+  } else {
+    add_orders<R, kVecs, false>(mean, 0, mean.n_high, turned, stride, out, out_stride);
+    add_orders<R, kVecs / 2, true>(mean, mean.n_high, n, turned, stride, out, out_stride);
+  }
+}
+
+void all_smooth_coefficients(const PageJob& job, int n_rows, std::size_t out_stride) {
+  const MeanTables& mean = job.head->mean;
+  const std::size_t stride = 2 * (mean.n_padded - mean.fast_padded);
+  for_blocks<kLanes == 16 ? 8 : 4>(n_rows, [&](auto rows, int row) {
+    smooth_coefficients<rows.value>(mean, job.scratch.smooth + row * stride, stride,
+                                    job.scratch.factors + row * out_stride + 2 * mean.fast_rows, out_stride);
+  });
+}
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kMaxSums = 16;  // vectors that stay in registers with the rows they are multiplied by
+#else
+constexpr int kMaxSums = 12;
+#endif
+
+GTQ_INLINE vf reversed(vf x) {
+  vi index;
+  for (int i = 0; i < kLanes; ++i) index[i] = kLanes - 1 - i;
+  return __builtin_shuffle(x, index);
+}
+
+// Even and odd parts of R pairs at 16 kPanels distances from the middle of the page, and the logits on both
+// sides.
+template <int R, int kPanels>
+void add_parts(const MeanTables& mean, const float* factors, std::size_t stride, int panel, float* const* out) {
+  constexpr int kVectors = kPanels * kVecs;
+  const std::size_t panel_stride = static_cast<std::size_t>(mean.n_basis) * kPanel;
+  const float* const bases[2] = {mean.even + panel * panel_stride, mean.odd + panel * panel_stride};
+  vf sums[2][R][kVectors] = {};
+  for (int k = 0; k < mean.n_basis; ++k) {
+    GTQ_UNROLL
+    for (int part = 0; part < 2; ++part) {
+      vf row[kVectors];
+      GTQ_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        row[v] = load<vf>(bases[part] + v / kVecs * panel_stride + k * kPanel + v % kVecs * kLanes);
+      }
+      GTQ_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const vf factor = splat(factors[r * stride + 2 * k + part]);
+        GTQ_UNROLL
+        for (int v = 0; v < kVectors; ++v) sums[part][r][v] += factor * row[v];
+      }
+    }
+  }
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    float* row = out[r];
+    GTQ_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const int x = panel * kPanel + v * kLanes;
+      store(row + kHalfPage + x, sums[0][r][v] + sums[1][r][v]);
+      store(row + kHalfPage - kLanes - x, reversed(sums[0][r][v] - sums[1][r][v]));
+    }
+  }
+}
+
+template <int R>
+void add_both_panels(const MeanTables& mean, const float* factors, std::size_t stride, float* const* out) {
+  if constexpr (4 * R * kVecs <= kMaxSums) {
+    add_parts<R, 2>(mean, factors, stride, 0, out);
+  } else {
+    for (int panel = 0; panel < 2; ++panel) add_parts<R, 1>(mean, factors, stride, panel, out);
+  }
+}
+
+GTQ_INLINE std::size_t factor_stride(const MeanTables& mean) { return 2 * mean.fast_padded + kChebyshev; }
+
+// out[m] = c[m] * (cos + i sin) for `n` numbers of n_pairs pairs (query row, head): the rope_blocks' (re, im).
+GTQ_INLINE void turn(int n_pairs, int n, const float* c, std::size_t c_stride, const float* cosine,
+                     const float* sine, float* out, std::size_t out_stride) {
+  vi swap;
+  for (int i = 0; i < kLanes; ++i) swap[i] = i ^ 1;
+  for (int i = 0; i < n; i += kLanes) {
+    const vf cos_i = load<vf>(cosine + i), sin_i = load<vf>(sine + i);
+    for (int m = 0; m < n_pairs; ++m) {
+      const vf c_i = load<vf>(c + m * c_stride + i);
+      store(out + m * out_stride + i, c_i * cos_i + __builtin_shuffle(c_i, swap) * sin_i);
+    }
+  }
+}
+
+// Rows first_row .. + n: c of mean index `c` and of each pair, turned to the page of scratch.phase. Pair m's 64
+// logits are to go to out + m * out_stride.
+void turn_rows(const PageJob& job, int c, int n, int first_row, float* out, std::size_t out_stride) {
+  const MeanTables& mean = job.head->mean;
+  const Scratch& s = job.scratch;
+  const std::size_t n_numbers = 2 * mean.n_padded, stride = factor_stride(mean);
+  const int n_fast = 2 * mean.fast_padded, n_smooth = 2 * mean.n_padded - n_fast;
+  const float *cosine = s.phase, *sine = s.phase + n_numbers, *from = s.mean_c + c * n * n_numbers;
+  turn(n, n_fast, from, n_numbers, cosine, sine, s.factors + first_row * stride, stride);
+  turn(n, n_smooth, from + n_fast, n_numbers, cosine + n_fast, sine + n_fast, s.smooth + first_row * n_smooth,
+       n_smooth);
+  for (int m = 0; m < n; ++m) s.mean_out[first_row + m] = out + m * out_stride;
+}
+
+// Mean terms of the turned rows, to where they are to go.
+void finish_rows(const PageJob& job, int n_rows) {
+  const MeanTables& mean = job.head->mean;
+  const Scratch& s = job.scratch;
+  const std::size_t stride = factor_stride(mean);
+  if (mean.n_smooth > 0) all_smooth_coefficients(job, n_rows, stride);
+  for_blocks<kLanes == 16 ? 4 : 3>(n_rows, [&](auto rows, int row) {
+    add_both_panels<rows.value>(mean, s.factors + row * stride, stride, s.mean_out + row);
+  });
+}
+
+// The mean terms of one page whose positions do not follow each other, to out[m * stride].
+void exact_terms(const PageJob& job, const PageView& view, int c, float* out, std::size_t stride) {
+  const MeanTables& mean = job.head->mean;
+  const Scratch& s = job.scratch;
+  const int n = job.n_rows * job.n_heads, n_numbers = 2 * mean.n_padded;
+  const std::size_t panel = static_cast<std::size_t>(n_numbers) * kPanel;
+  for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < kHalfPage; j += kLanes) {
+      float* column = s.angles + j / kPanel * panel + j % kPanel;
+      double position[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int cell = half * kHalfPage + j + lane;
+        position[lane] = cell < view.n_cells ? job.positions[view.page * kPageCells + cell] : 0;
+      }
+      for (int i = 0; i < mean.n_padded; ++i, column += 2 * kPanel) {
+        alignas(64) float turns[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) turns[lane] = reduced_turns(mean.turns[i], position[lane]);
+        vf cosine, sine;
+        cos_sin_turns(load<vf>(turns), &cosine, &sine);
+        store(column, cosine);
+        store(column + kPanel, -sine);
+      }
+    }
+    gemm({.n_rows = n,
+          .n_panels = 2,
+          .k = n_numbers,
+          .a = s.mean_c + static_cast<std::size_t>(c) * n * n_numbers,
+          .a_stride = static_cast<std::size_t>(n_numbers),
+          .b = s.angles,
+          .panel_stride = panel,
+          .c = out + half * kHalfPage,
+          .c_stride = stride});
+  }
+}
+
+// For the rare page with keys of both means: replaces the logits of those of the first by their own.
+void replace_first_means(const PageJob& job, const PageView& view, PhaseWalk* walk, float* logits) {
+  const Scratch& s = job.scratch;
+  const int n = job.n_rows * job.n_heads;
+  if (view.start.regular) {
+    walk->turns_left = 0;
+    walk_to(job, view.start.start, walk);
+    turn_rows(job, 0, n, 0, s.mean0, kPageCells);
+    finish_rows(job, n);
+  } else {
+    exact_terms(job, view, 0, s.mean0, kPageCells);
+  }
+  for (int m = 0; m < n; ++m) {
+    float* row = logits + m * kTileCells;
+    for (int j = 0; j < kPageCells; j += kLanes) {
+      const vf both =
+          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(row + j);
+      store(row + j, both);
+    }
+  }
+}
+
+constexpr int kEnoughRows = 16;  // to share loads of the tables; more only spill from the first cache
+
+// The mean terms of all pairs and cells of the tile, to scratch.logits.
+void mean_terms(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+  if (job.head->mean.n_padded == 0) return;
+  const int n = job.n_rows * job.n_heads;
+  int n_rows = 0;
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const PageView& view = tile.views[t];
+    const int c = view.any_mean[1] ? 1 : 0;
+    float* logits = job.scratch.logits + t * kPageCells;
+    if (!view.start.regular) {
+      exact_terms(job, view, c, logits, kTileCells);
+      continue;
+    }
+    walk_to(job, view.start.start, walk);
+    turn_rows(job, c, n, n_rows, logits, kTileCells);
+    n_rows += n;
+    if (n_rows >= kEnoughRows) {
+      finish_rows(job, n_rows);
+      n_rows = 0;
+    }
+  }
+  finish_rows(job, n_rows);
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const PageView& view = tile.views[t];
+    if (!view.any_mean[0] || !view.any_mean[1]) continue;
+    replace_first_means(job, view, walk, job.scratch.logits + t * kPageCells);
   }
 }

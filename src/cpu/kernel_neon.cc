@@ -5,24 +5,16 @@
 #if defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
+#define GTQ_DOT "cpu/dot_neon.inc.h"
+
 namespace gtq::cpu {
 namespace {
 
-#include "cpu/kernel_simd.inc.h"
-// (order matters)
-#include "cpu/kernel_expand.inc.h"
-#include "cpu/kernel_gemm.inc.h"
-#include "cpu/kernel_mean.inc.h"
-#include "cpu/kernel_page.inc.h"
-// (order matters)
-#include "cpu/dot_neon.inc.h"
-#include "cpu/kernel_mean_logit.inc.h"
-// (order matters)
-#include "cpu/kernel_decode.inc.h"
+#include "cpu/kernel.inc.h"
 
 }  // namespace
 
-void attend_pages_neon(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages_neon(const PageJob& job) { attend_tiles(job); }
 
 }  // namespace gtq::cpu
 #endif

@@ -9,8 +9,7 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-constexpr int kVecs = kPanel / kLanes;          // vectors of a panel row
-constexpr int kPageVecs = kPageCells / kLanes;  // vectors of a row of logits
+constexpr int kVecs = kPanel / kLanes;  // vectors of a panel row
 
 #define GTQ_VECTOR(type, n) type __attribute__((vector_size((n) * sizeof(type)), may_alias))
 using vf = GTQ_VECTOR(float, kLanes);
@@ -20,10 +19,6 @@ using vh = GTQ_VECTOR(std::uint16_t, kLanes);
 using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
 using vd = GTQ_VECTOR(double, kLanes / 2);
 using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
-using v16b = GTQ_VECTOR(std::int8_t, 16);
-using v2q = GTQ_VECTOR(std::int64_t, 2);
-using v4q = GTQ_VECTOR(std::int64_t, 4);
-using v8q = GTQ_VECTOR(std::int64_t, 8);
 #undef GTQ_VECTOR
 #define GTQ_INLINE static inline __attribute__((always_inline))
 #define GTQ_UNROLL _Pragma("GCC unroll 16")
@@ -113,6 +108,25 @@ GTQ_INLINE void with_constant(int n, F f) {
     if (n < kMost) return with_constant<kMost - 1>(n, f);
   }
   f(Constant<kMost>());
+}
+
+// f(Constant<width>).
+template <class F>
+GTQ_INLINE void with_width(int width, F f) {
+  switch (width) {
+    case 1:
+      return f(Constant<1>());
+    case 2:
+      return f(Constant<2>());
+    case 3:
+      return f(Constant<3>());
+    case 4:
+      return f(Constant<4>());
+    case 5:
+      return f(Constant<5>());
+    default:
+      return f(Constant<6>());
+  }
 }
 
 // f(Constant<size>, first) for 0 .. n in blocks of nearly equal size, at most kMost.

@@ -27,7 +27,7 @@ LayerCodec::Impl::Head::Head(const HeadPlan& plan, const Rope& rope)
       value_layout(plan.head_dim_v, plan.v_width),
       table_set(plan, rope, key_layout, value_layout) {
   for (int slot = 0; slot < plan.head_dim_k; ++slot) {
-    query_gain.push_back(codebook_step(plan.widths[slot / kGroupDims]) / cpu::kLevelUnit);
+    query_gain.push_back(codebook_step(plan.widths[slot / kGroupDims]));
   }
 }
 

@@ -33,7 +33,6 @@ const CodeTable* code_tables() {
     for (int width = kMinWidth; width <= kMaxWidth; ++width) {
       for (int i = 0; i < 64; ++i) {
         const std::int8_t level = codebook_levels(width)[i % (1 << width)];
-        all[width].floats[i] = kLevelUnit * static_cast<float>(level);
         all[width].bytes[i] = level;
         all[width].biased[i] = static_cast<std::uint8_t>(level + 128);
       }
@@ -58,7 +57,7 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.key_norm_offset = keys.norm_offset;
   t.value_norm_offset = values.norm_offset;
   t.v_width = plan.v_width;
-  t.v_gain = plan.v_rms * codebook_step(plan.v_width) / kLevelUnit;
+  t.v_gain = plan.v_rms * codebook_step(plan.v_width);
   for (int i = 0; i < 16; ++i) {
     norms_.push_back(key_norm(static_cast<std::uint8_t>(16 * kKeyNormOctaves + i)));
   }
@@ -68,11 +67,10 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.key_norm_octave = norms_.data();
   t.value_norm_octave = norms_.data() + 16;
   t.codes = code_tables();
-  build_by_logit(plan, rope);
-  build_by_tile(plan, rope);
+  build_mean(plan, rope);
 }
 
-void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
+void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
   const auto radians = [&](int block) { return std::abs(rope.theta(block)) * kHalfSpan; };
   std::vector<int> fast, smooth;
   for (int i = 0; i < rope.n_blocks(); ++i) {
@@ -86,20 +84,20 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
   }
   const int n_fast = static_cast<int>(fast.size()), n_smooth = static_cast<int>(smooth.size());
   const int fast_padded = round_up(n_fast, kPanel), n_padded = fast_padded + round_up(n_smooth, kPanel);
-  logit_dims_.assign(2 * n_padded, 0);
-  logit_means_.assign(4 * n_padded, 0.0f);
-  logit_turns_.assign(n_padded, 0.0);
+  mean_dims_.assign(2 * n_padded, 0);
+  means_.assign(4 * n_padded, 0.0f);
+  turns_.assign(n_padded, 0.0);
   for (int n = 0; n < n_fast + n_smooth; ++n) {
     const int block = n < n_fast ? fast[n] : smooth[n - n_fast];
     const int at = n < n_fast ? n : fast_padded + n - n_fast;
     const int dims[2] = {rope.first(block), rope.second(block)};
     for (int r = 0; r < 2; ++r) {
-      logit_dims_[r * n_padded + at] = static_cast<std::uint16_t>(dims[r]);
+      mean_dims_[r * n_padded + at] = static_cast<std::uint16_t>(dims[r]);
       for (int c = 0; c < kMeans; ++c) {
-        logit_means_[(2 * r + c) * n_padded + at] = plan.mean_keys[c * plan.head_dim_k + dims[r]];
+        means_[(2 * r + c) * n_padded + at] = plan.mean_keys[c * plan.head_dim_k + dims[r]];
       }
     }
-    logit_turns_[at] = rope.theta(block) / (2 * std::numbers::pi);
+    turns_[at] = rope.theta(block) / (2 * std::numbers::pi);
   }
 
   const int fast_rows = round_up(n_fast, 2);
@@ -127,55 +125,21 @@ void HeadTableSet::build_by_logit(const HeadPlan& plan, const Rope& rope) {
   }
   const auto n_high =
       static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; }));
-  tables_.by_logit = {n_fast,
-                      n_smooth,
-                      fast_padded,
-                      n_padded,
-                      logit_dims_.data(),
-                      logit_dims_.data() + n_padded,
-                      logit_means_.data(),
-                      logit_means_.data() + 2 * n_padded,
-                      logit_turns_.data(),
-                      fast_rows,
-                      n_basis,
-                      even_.data(),
-                      odd_.data(),
-                      round_up(n_high, 4),
-                      chebyshev_.data()};
-}
-
-void HeadTableSet::build_by_tile(const HeadPlan& plan, const Rope& rope) {
-  const int n_pairs = rope.n_blocks();
-  std::vector<int> block_of(plan.head_dim_k);
-  for (int i = 0; i < n_pairs; ++i) block_of[rope.first(i)] = block_of[rope.second(i)] = i;
-  const int n_padded = round_up(n_pairs, kPanel);
-  tile_turns_.assign(n_padded, 0.0);
-  tile_means_.assign(4 * n_pairs, 0.0f);
-  cos_sin_.resize(static_cast<std::size_t>(n_pairs) * 2 * kPageCells);
-  gain_.resize(plan.head_dim_k);
-  group_centred_.assign(plan.head_dim_k / kGroupDims, 0);
-  for (int p = 0; p < n_pairs; ++p) {
-    const int block = block_of[plan.dims[2 * p]];
-    const double theta = rope.theta(block);
-    tile_turns_[p] = theta / (2 * std::numbers::pi);
-    if (plan.centred[block] != 0) group_centred_[2 * p / kGroupDims] = 1;
-    for (int r = 0; r < 2; ++r) {
-      for (int c = 0; c < kMeans && plan.centred[block] != 0; ++c) {
-        tile_means_[(2 * r + c) * n_pairs + p] = plan.mean_keys[c * plan.head_dim_k + plan.dims[2 * p + r]];
-      }
-      const int slot = 2 * p + r;
-      gain_[slot] = kLevelUnit * rotation_sign(0, slot) * plan.scale[slot] /
-                    (4.0f * codebook_step(plan.widths[slot / kGroupDims]));
-    }
-    for (int j = 0; j < kPageCells; ++j) {
-      float* at = &cos_sin_[(static_cast<std::size_t>(j / kPanel) * n_pairs + p) * 2 * kPanel + j % kPanel];
-      at[0] = static_cast<float>(std::cos(theta * j));
-      at[kPanel] = static_cast<float>(std::sin(theta * j));
-    }
-  }
-  tables_.by_tile = {
-      n_padded,           group_centred_.data(), tile_means_.data(), tile_means_.data() + 2 * n_pairs,
-      tile_turns_.data(), cos_sin_.data(),       gain_.data()};
+  tables_.mean = {n_fast,
+                  n_smooth,
+                  fast_padded,
+                  n_padded,
+                  mean_dims_.data(),
+                  mean_dims_.data() + n_padded,
+                  means_.data(),
+                  means_.data() + 2 * n_padded,
+                  turns_.data(),
+                  fast_rows,
+                  n_basis,
+                  even_.data(),
+                  odd_.data(),
+                  round_up(n_high, 4),
+                  chebyshev_.data()};
 }
 
 }  // namespace gtq::cpu

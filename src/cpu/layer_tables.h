@@ -21,15 +21,13 @@ class HeadTableSet {
   const HeadTables& tables() const { return tables_; }
 
  private:
-  void build_by_logit(const HeadPlan& plan, const Rope& rope);
-  void build_by_tile(const HeadPlan& plan, const Rope& rope);
+  void build_mean(const HeadPlan& plan, const Rope& rope);
 
   HeadTables tables_{};
   std::vector<float> norms_;
-  std::vector<std::uint16_t> logit_dims_;
-  std::vector<double> logit_turns_, tile_turns_;
-  std::vector<float> logit_means_, even_, odd_, chebyshev_, tile_means_, cos_sin_, gain_;
-  std::vector<std::uint8_t> group_centred_;
+  std::vector<std::uint16_t> mean_dims_;
+  std::vector<double> turns_;
+  std::vector<float> means_, even_, odd_, chebyshev_;
 };
 
 }  // namespace gtq::cpu

@@ -209,7 +209,8 @@ TEST(Attention, ThreadsAgree) {
   const std::vector<double> one(c.out.begin(), c.out.end());
   for (const int n_threads : {2, 5, 16}) {
     run_attention(kernel, c.call, n_threads);
-    EXPECT_LT(relative_l2(c.out, one), 1e-5) << n_threads;
+    // Pages are dealt out, so other pages share a tile, whose weights have one step.
+    EXPECT_LT(relative_l2(c.out, one), 1e-4) << n_threads;
   }
 }
 

@@ -6,22 +6,14 @@
 #define __AVX512F__ 1
 #define GTQ_KEEP_ORDER(a, b)
 
+#define GTQ_DOT "cpu/dot_avx512.inc.h"
+
 namespace gtq::cpu {
 namespace {
 
-#include "cpu/kernel_simd.inc.h"
-// (order matters)
-#include "cpu/kernel_expand.inc.h"
-#include "cpu/kernel_gemm.inc.h"
-#include "cpu/kernel_mean.inc.h"
-#include "cpu/kernel_page.inc.h"
-// (order matters)
-#include "cpu/dot_avx512.inc.h"
-#include "cpu/kernel_mean_logit.inc.h"
-// (order matters)
-#include "cpu/kernel_decode.inc.h"
+#include "cpu/kernel.inc.h"
 
-void attend_pages(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
+void attend_pages(const PageJob& job) { attend_tiles(job); }
 
 }  // namespace
 }  // namespace gtq::cpu
@@ -29,7 +21,7 @@ void attend_pages(const PageJob& job) { job.expanded ? attend_single_pages(job) 
 namespace gtq::test {
 
 std::vector<cpu::Kernel> emulated_kernels() {
-  return {{.name = "avx512 emulated", .attend_pages = cpu::attend_pages, .integers_for_all = true}};
+  return {{.name = "avx512 emulated", .attend_pages = cpu::attend_pages}};
 }
 
 }  // namespace gtq::test

@@ -143,7 +143,7 @@ class Workspace {
 };
 
 inline void run_attention(const cpu::Kernel& kernel, const AttentionCall& call, int n_threads) {
-  Workspace workspace(cpu::attention_workspace_bytes_with(kernel, call, n_threads));
+  Workspace workspace(attention_workspace_bytes(call, n_threads));
   SpinBarrier barrier;
   std::vector<std::thread> threads;
   for (int t = 1; t < n_threads; ++t) {

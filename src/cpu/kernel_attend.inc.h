@@ -1,0 +1,176 @@
+// Attention of (query row, head) pairs over the pages of one work item, in integers on the packed codes, with
+// an online softmax per tile of up to four attended pages.
+//
+//   once       query -> 16-bit numbers with one step per pair, as quads: [head_dim_k / 4][pairs]
+//   per page   norms, masks; no cell attended: the page is left out of the tile
+//   per tile   mean terms -> logits[pair][tile cell]                                  kernel_mean.inc.h
+//   per page   logits (+)= query * levels * norm * step                               kernel_few, kernel_many
+//   per tile   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
+//              pair and tile, as quads: [tile cells / 4][pairs]
+//   per tile   out = out * scale + weights * levels * step                            kernel_few, kernel_many
+//
+// Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
+// against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu).
+
+// ---- quantized operands
+
+constexpr float kMaxQuantized = 32639.0f;  // 127 * 256 + 127
+constexpr float kMaxSum = 2147000000.0f;
+
+// Numbers per unit such that n numbers with these bounds fit 16 bits each and their dot product with levels 32.
+float quantizer_scale(float largest, float sum_of_magnitudes) {
+  const float by_number = kMaxQuantized / largest, by_sum = kMaxSum / (128.0f * sum_of_magnitudes);
+  return by_number < by_sum ? by_number : by_sum;
+}
+
+void quantize_queries(const PageJob& job) {
+  const Scratch& s = job.scratch;
+  const int n = job.n_rows * job.n_heads, head_dim = job.head->head_dim_k;
+  for (int m = 0; m < n; ++m) {
+    const float* query = s.query + static_cast<std::size_t>(m) * head_dim;
+    float largest = 1e-30f, sum = 1e-30f;
+    for (int i = 0; i < head_dim; ++i) {
+      const float magnitude = __builtin_fabsf(query[i]);
+      largest = magnitude > largest ? magnitude : largest;
+      sum += magnitude;
+    }
+    const float scale = quantizer_scale(largest, sum);
+    s.query_step[m] = 1.0f / scale;
+    static_cast<Bias*>(s.query_bias)[m] = pack_quads(query, head_dim, scale, s.query_quads + m, n);
+  }
+}
+
+// ---- softmax
+
+// Logits of row m with softcap and masks; returns their maximum.
+GTQ_INLINE float finish_logits(const PageJob& job, const Tile& tile, int m, float* logits) {
+  const float slope = job.slopes == nullptr ? 1.0f : job.slopes[m % job.n_heads];
+  const float* masks = job.scratch.mask + static_cast<std::size_t>(m / job.n_heads) * kTileCells;
+  const float cap = job.logit_softcap;
+  vf top = splat(-kInfinity);
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const PageView& view = tile.views[t];
+    const float* mask = job.mask == nullptr ? view.blank : masks + t * kPageCells;
+    for (int j = 0; j < kPageCells; j += kLanes) {
+      float* at = logits + t * kPageCells + j;
+      vf x = load<vf>(at);
+      if (cap > 0.0f) x = cap * tanh_of(x * (1.0f / cap));
+      if (!view.plain) x += slope * load<vf>(mask + j);
+      if (cap > 0.0f || !view.plain) store(at, x);
+      top = max(top, x);
+    }
+  }
+  return lane_max(top);
+}
+
+// Weights of row m as quads; updates row_max, row_sum and row_scale.
+void softmax_tile(const PageJob& job, const Tile& tile, int m) {
+  const Scratch& s = job.scratch;
+  float* logits = s.logits + m * kTileCells;
+  const int n_cells = tile.n_pages * kPageCells;
+  const std::size_t n_pairs = static_cast<std::size_t>(job.n_rows) * job.n_heads;
+  const float before = job.row_max[m], top = finish_logits(job, tile, m, logits);
+  const float now = top > before ? top : before;
+  job.row_max[m] = now;
+  s.row_scale[m] = before == now ? 1.0f : exp_nonpositive(splat(before - now))[0];
+  float scale = 0.0f;
+  if (top != -kInfinity) {
+    vf sum{}, largest = splat(1e-30f), total = splat(1e-30f);
+    for (int t = 0; t < tile.n_pages; ++t) {
+      for (int j = 0; j < kPageCells; j += kLanes) {
+        float* at = logits + t * kPageCells + j;
+        const vf p = exp_floored(load<vf>(at) - now);
+        const vf weight = p * load<vf>(tile.views[t].value_norm + j);
+        sum += p;
+        total += weight;
+        largest = max(largest, weight);
+        store(at, weight);
+      }
+    }
+    job.row_sum[m] = job.row_sum[m] * s.row_scale[m] + lane_sum(sum);
+    scale = quantizer_scale(lane_max(largest), lane_sum(total));
+  } else {
+    for (int j = 0; j < n_cells; ++j) logits[j] = 0.0f;
+    job.row_sum[m] *= s.row_scale[m];
+  }
+  s.weight_step[m] = scale > 0.0f ? 1.0f / scale : 0.0f;
+  static_cast<Bias*>(s.weight_bias)[m] = pack_quads(logits, n_cells, scale, s.weight_quads + m, n_pairs);
+}
+
+// ---- tiles
+
+void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+  const int n = job.n_rows * job.n_heads;
+  const bool add = job.head->mean.n_padded > 0;
+  mean_terms(job, tile, walk);
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const PageView& view = tile.views[t];
+    const std::uint8_t* keys = job.key_pages + view.page * job.key_page_stride;
+    float* logits = job.scratch.logits + t * kPageCells;
+    if (n >= kManyPairs) {
+      many_keys(job, view, keys, logits, add);
+      continue;
+    }
+    for_blocks<kBlockPairs>(n, [&](auto size, int m) {
+      const std::uint8_t* next = m == 0 ? keys + kTilePages * job.page_step * job.key_page_stride : nullptr;
+      few_keys<size.value>(job, view, keys, next, m, logits, add);
+    });
+  }
+}
+
+void tile_values(const PageJob& job, const Tile& tile) {
+  const int n = job.n_rows * job.n_heads;
+  if (n >= kManyPairs) return many_values(job, tile);
+  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
+  for_blocks<kBlockPairs>(n, [&](auto size, int m) {
+    with_width(job.head->v_width,
+               [&](auto width) { few_values<width.value, size.value>(job, tile, m, m == 0 ? ahead : 0); });
+  });
+}
+
+void finish_tile(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+  tile_logits(job, tile, walk);
+  for (int m = 0; m < job.n_rows * job.n_heads; ++m) softmax_tile(job, tile, m);
+  tile_values(job, tile);
+}
+
+// Puts the page into the tile unless no row attends any of its cells.
+void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
+  PageView& view = tile->views[tile->n_pages];
+  view.page = page;
+  const std::int64_t ahead = page + kTilePages * job.page_step;
+  __builtin_prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset, 0, 3);
+  __builtin_prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset, 0, 3);
+  if (!load_cells(job, &view) || !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, &view)) return;
+  load_norms(job, job.key_pages + page * job.key_page_stride, job.value_pages + page * job.value_page_stride,
+             &view);
+  tile->pages[tile->n_pages++] = page;
+}
+
+// ---- one work item
+
+void clear_state(const PageJob& job) {
+  const std::size_t n = static_cast<std::size_t>(job.n_rows) * job.n_heads;
+  for (std::size_t m = 0; m < n; ++m) {
+    job.row_max[m] = -kInfinity;
+    job.row_sum[m] = 0.0f;
+  }
+  for (std::size_t i = 0; i < n * job.head->head_dim_v; ++i) job.out[i] = 0.0f;
+}
+
+void attend_tiles(const PageJob& job) {
+  clear_state(job);
+  quantize_queries(job);
+  PhaseWalk walk = start_walk(job);
+  Tile tile;
+  tile.n_pages = 0;
+  const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
+  for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) {
+    add_page(job, page, &tile);
+    if (tile.n_pages == kTilePages) {
+      finish_tile(job, tile, &walk);
+      tile.n_pages = 0;
+    }
+  }
+  if (tile.n_pages > 0) finish_tile(job, tile, &walk);
+}
