@@ -100,11 +100,11 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   Scratch s;
   s.query = carver.take<float>(pairs * head_dim);
   s.mean_c = carver.take<float>(kMeans * pairs * 2 * n_padded);
-  s.factors = carver.take<float>(kTilePages * pairs * (2 * n_fast + kChebyshev));
-  s.smooth = carver.take<float>(kTilePages * pairs * 2 * n_smooth);
-  s.mean_out = carver.take<float*>(kTilePages * pairs);
+  s.factors = carver.take<float>(kMeanRows * (2 * n_fast + kChebyshev));
+  s.smooth = carver.take<float>(kMeanRows * 2 * n_smooth);
+  s.mean_out = carver.take<float*>(kMeanRows);
   s.phase_step = carver.take<float>(4 * n_padded);
-  s.phase = carver.take<float>(4 * n_padded);
+  s.phase = carver.take<float>(kTilePages * 4 * n_padded);
   s.angles = carver.take<float>(2 * n_padded * kHalfPage);
   s.mean0 = carver.take<float>(pairs * kPageCells);
   s.logits = carver.take<float>(pairs * kTileCells);

@@ -73,20 +73,21 @@ GTQ_INLINE uint8x16_t index_of(const std::uint8_t* at) {
 
 // Codebook in 1, 2 or 4 registers that follow each other, as one look-up wants them.
 template <int W>
-struct LevelTable {
-  using Entries =
-      typename Choose<W <= 4, int8x16_t, typename Choose<W == 5, int8x16x2_t, int8x16x4_t>::Type>::Type;
-  Entries entries;
-
-  explicit LevelTable(const CodeTable& from) {
-    if constexpr (W <= 4) {
-      entries = vld1q_s8(from.bytes);
-    } else if constexpr (W == 5) {
-      entries = vld1q_s8_x2(from.bytes);
-    } else {
-      entries = vld1q_s8_x4(from.bytes);
-    }
+GTQ_INLINE auto load_codebook(const std::int8_t* from) {
+  if constexpr (W <= 4) {
+    return vld1q_s8(from);
+  } else if constexpr (W == 5) {
+    return vld1q_s8_x2(from);
+  } else {
+    return vld1q_s8_x4(from);
   }
+}
+
+template <int W>
+struct LevelTable {
+  decltype(load_codebook<W>(nullptr)) entries;
+
+  explicit LevelTable(const CodeTable& from) : entries(load_codebook<W>(from.bytes)) {}
 };
 
 GTQ_INLINE int8x16_t look_up(int8x16_t table, uint8x16_t index) { return vqtbl1q_s8(table, index); }

@@ -1,7 +1,7 @@
 // A page kernel for the instruction set that the including file is compiled for. That file defines GTQ_DOT, the
-// dot_*.inc.h to multiply with, and calls attend_tiles.
+// dot_*.inc.h to multiply with, and calls attend_tiles. The order of the parts matters.
 
-// clang-format off: the order matters
+// clang-format off
 #include "cpu/kernel_simd.inc.h"
 #include GTQ_DOT
 #include "cpu/kernel_page.inc.h"

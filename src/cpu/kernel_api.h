@@ -19,6 +19,7 @@ inline constexpr int kHalfPage = 32;
 inline constexpr int kTilePages = 4;  // as many pages share one softmax step
 inline constexpr int kTileCells = kTilePages * kPageCells;
 inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
+inline constexpr int kMeanRows = 16;            // (page, pair) rows whose mean terms are computed at a time
 // A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
 // polynomials the error is below 2e-7 of its magnitude.
 inline constexpr double kSmoothRadians = 4.5;
@@ -81,11 +82,11 @@ struct Scratch {
   float* query;  // [M][head_dim_k] transformed, scaled                        (in)
   // Of the mean terms, with pairs of numbers per rope_block.
   float* mean_c;      // [2 means][M][n_padded] re, im of c                             (in)
-  float* factors;     // [kTilePages * M][fast_padded + 8] of the even and the odd basis row
-  float* smooth;      // [kTilePages * M][n_padded - fast_padded] re, im of c turned to the page
-  float** mean_out;   // [kTilePages * M]
-  float* phase_step;  // as `phase`, of a step from page to page
-  float* phase;       // of the page: [cos, cos | -sin, sin][n_padded]
+  float* factors;     // [kMeanRows][fast_padded + 8] of the even and the odd basis row
+  float* smooth;      // [kMeanRows][n_padded - fast_padded] re, im of c turned to the page
+  float** mean_out;   // [kMeanRows]
+  float* phase;       // [kTilePages] of the pages: [cos, cos | -sin, sin][n_padded]
+  float* phase_step;  // the same of a step from page to page
   float* angles;      // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
   float* mean0;       // [M][64]
 

@@ -16,6 +16,7 @@
 struct PhaseWalk {
   static constexpr int kMostTurns = 16;
   std::int32_t start = 0, step = 0;
+  const float* phase = nullptr;  // of the page before, which may be where the new ones go
   int turns_left = 0;
 };
 
@@ -59,25 +60,25 @@ PhaseWalk start_walk(const PageJob& job) {
   return walk;
 }
 
-// scratch.phase = phases of the middle of the page that starts at `start`.
-void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk) {
+// Phases of the middle of the page that starts at `start`, to `phase`.
+void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk, float* phase) {
   const MeanTables& mean = job.head->mean;
   if (walk->turns_left > 0 && start == walk->start + walk->step) {
     const int n = 2 * mean.n_padded;
-    float *cosine = job.scratch.phase, *sine = cosine + n;
-    const float *step_cosine = job.scratch.phase_step, *step_sine = step_cosine + n;
+    const float *before = walk->phase, *step = job.scratch.phase_step;
     for (int i = 0; i < n; i += kLanes) {
-      const vf c = load<vf>(cosine + i), s = load<vf>(sine + i);
-      const vf dc = load<vf>(step_cosine + i), ds = load<vf>(step_sine + i);
-      store(cosine + i, c * dc - s * ds);
-      store(sine + i, s * dc + c * ds);
+      const vf c = load<vf>(before + i), s = load<vf>(before + n + i);
+      const vf dc = load<vf>(step + i), ds = load<vf>(step + n + i);
+      store(phase + i, c * dc - s * ds);
+      store(phase + n + i, s * dc + c * ds);
     }
     --walk->turns_left;
   } else {
-    paired_phases(mean, start + (kPageCells - 1) / 2.0, job.scratch.phase);
+    paired_phases(mean, start + (kPageCells - 1) / 2.0, phase);
     walk->turns_left = PhaseWalk::kMostTurns;
   }
   walk->start = start;
+  walk->phase = phase;
 }
 
 // out[r] (+)= sum of turned pairs times rows begin .. end of the Chebyshev table, whose first kVectors vectors
@@ -212,18 +213,22 @@ GTQ_INLINE void turn(int n_pairs, int n, const float* c, std::size_t c_stride, c
   }
 }
 
-// Rows first_row .. + n: c of mean index `c` and of each pair, turned to the page of scratch.phase. Pair m's 64
-// logits are to go to out + m * out_stride.
-void turn_rows(const PageJob& job, int c, int n, int first_row, float* out, std::size_t out_stride) {
+constexpr std::size_t page_phases(const MeanTables& mean) { return 4 * mean.n_padded; }
+
+// Rows first_row .. + n: c of mean index `c` and of pairs m .. m + n, turned by `phase`. The 64 logits of pair
+// m + i are to go to out + i * out_stride.
+void turn_rows(const PageJob& job, const float* phase, int c, int m, int n, int first_row, float* out,
+               std::size_t out_stride) {
   const MeanTables& mean = job.head->mean;
   const Scratch& s = job.scratch;
   const std::size_t n_numbers = 2 * mean.n_padded, stride = factor_stride(mean);
+  const std::size_t n_pairs = static_cast<std::size_t>(job.n_rows) * job.n_heads;
   const int n_fast = 2 * mean.fast_padded, n_smooth = 2 * mean.n_padded - n_fast;
-  const float *cosine = s.phase, *sine = s.phase + n_numbers, *from = s.mean_c + c * n * n_numbers;
+  const float *cosine = phase, *sine = phase + n_numbers, *from = s.mean_c + (c * n_pairs + m) * n_numbers;
   turn(n, n_fast, from, n_numbers, cosine, sine, s.factors + first_row * stride, stride);
   turn(n, n_smooth, from + n_fast, n_numbers, cosine + n_fast, sine + n_fast, s.smooth + first_row * n_smooth,
        n_smooth);
-  for (int m = 0; m < n; ++m) s.mean_out[first_row + m] = out + m * out_stride;
+  for (int i = 0; i < n; ++i) s.mean_out[first_row + i] = out + i * out_stride;
 }
 
 // Mean terms of the turned rows, to where they are to go.
@@ -236,6 +241,9 @@ void finish_rows(const PageJob& job, int n_rows) {
     add_both_panels<rows.value>(mean, s.factors + row * stride, stride, s.mean_out + row);
   });
 }
+
+// The mean of the page's keys, the second where there are both.
+GTQ_INLINE int last_mean(const PageView& view) { return view.any_mean[1] ? 1 : 0; }
 
 // The mean terms of one page whose positions do not follow each other, to out[m * stride].
 void exact_terms(const PageJob& job, const PageView& view, int c, float* out, std::size_t stride) {
@@ -273,14 +281,15 @@ void exact_terms(const PageJob& job, const PageView& view, int c, float* out, st
 }
 
 // For the rare page with keys of both means: replaces the logits of those of the first by their own.
-void replace_first_means(const PageJob& job, const PageView& view, PhaseWalk* walk, float* logits) {
+void replace_first_means(const PageJob& job, const PageView& view, const float* phase, float* logits) {
   const Scratch& s = job.scratch;
   const int n = job.n_rows * job.n_heads;
   if (view.start.regular) {
-    walk->turns_left = 0;
-    walk_to(job, view.start.start, walk);
-    turn_rows(job, 0, n, 0, s.mean0, kPageCells);
-    finish_rows(job, n);
+    for (int m = 0; m < n; m += kMeanRows) {
+      const int n_rows = n - m < kMeanRows ? n - m : kMeanRows;
+      turn_rows(job, phase, 0, m, n_rows, 0, s.mean0 + m * kPageCells, kPageCells);
+      finish_rows(job, n_rows);
+    }
   } else {
     exact_terms(job, view, 0, s.mean0, kPageCells);
   }
@@ -294,33 +303,35 @@ void replace_first_means(const PageJob& job, const PageView& view, PhaseWalk* wa
   }
 }
 
-constexpr int kEnoughRows = 16;  // to share loads of the tables; more only spill from the first cache
-
-// The mean terms of all pairs and cells of the tile, to scratch.logits.
+// The mean terms of all pairs and cells of the tile, to scratch.logits. Some pairs take all pages of the tile
+// before the next ones come, so that what is theirs stays in the first cache.
 void mean_terms(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
-  if (job.head->mean.n_padded == 0) return;
+  const MeanTables& mean = job.head->mean;
+  if (mean.n_padded == 0) return;
+  const Scratch& s = job.scratch;
   const int n = job.n_rows * job.n_heads;
-  int n_rows = 0;
   for (int t = 0; t < tile.n_pages; ++t) {
-    const PageView& view = tile.views[t];
-    const int c = view.any_mean[1] ? 1 : 0;
-    float* logits = job.scratch.logits + t * kPageCells;
-    if (!view.start.regular) {
-      exact_terms(job, view, c, logits, kTileCells);
-      continue;
-    }
-    walk_to(job, view.start.start, walk);
-    turn_rows(job, c, n, n_rows, logits, kTileCells);
-    n_rows += n;
-    if (n_rows >= kEnoughRows) {
-      finish_rows(job, n_rows);
-      n_rows = 0;
+    if (tile.views[t].start.regular) {
+      walk_to(job, tile.views[t].start.start, walk, s.phase + t * page_phases(mean));
+    } else {
+      exact_terms(job, tile.views[t], last_mean(tile.views[t]), s.logits + t * kPageCells, kTileCells);
     }
   }
-  finish_rows(job, n_rows);
+  constexpr int kPairs = kMeanRows / kTilePages;
+  for (int m = 0; m < n; m += kPairs) {
+    const int n_pairs = n - m < kPairs ? n - m : kPairs;
+    int n_rows = 0;
+    for (int t = 0; t < tile.n_pages; ++t) {
+      if (!tile.views[t].start.regular) continue;
+      turn_rows(job, s.phase + t * page_phases(mean), last_mean(tile.views[t]), m, n_pairs, n_rows,
+                s.logits + static_cast<std::size_t>(m) * kTileCells + t * kPageCells, kTileCells);
+      n_rows += n_pairs;
+    }
+    finish_rows(job, n_rows);
+  }
   for (int t = 0; t < tile.n_pages; ++t) {
     const PageView& view = tile.views[t];
     if (!view.any_mean[0] || !view.any_mean[1]) continue;
-    replace_first_means(job, view, walk, job.scratch.logits + t * kPageCells);
+    replace_first_means(job, view, s.phase + t * page_phases(mean), s.logits + t * kPageCells);
   }
 }
