@@ -302,6 +302,10 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
   }
 }
 
+bool is_expanded_with(const Kernel& kernel, const AttentionCall& call) {
+  return Split(kernel, call, 1).expanded;
+}
+
 std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads) {
   if (call.n_rows <= 0) return 0;
   const Split split(kernel, call, n_threads);

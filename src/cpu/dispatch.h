@@ -15,6 +15,7 @@ struct Kernel {
   PageKernel attend_pages;
   const RowEncoder* encoder = &kPlainEncoder;
   bool integers_for_all = false;  // its integer multiply beats f32 on expanded tiles for any number of rows
+  MultiplyLoop multiply = nullptr;
 };
 
 // Those that this machine can run, fastest first.
@@ -29,5 +30,7 @@ const Kernel& active_kernel();
 std::size_t attention_workspace_bytes_with(const Kernel& kernel, const AttentionCall& call, int n_threads);
 void attention_with(const Kernel& kernel, const AttentionCall& call, void* workspace, SpinBarrier& barrier,
                     int thread, int n_threads);
+// Whether that kernel expands pages to f32 for this call, else it multiplies integers.
+bool is_expanded_with(const Kernel& kernel, const AttentionCall& call);
 
 }  // namespace gtq::cpu

@@ -19,10 +19,12 @@ namespace {
 #include "cpu/kernel_mean_logit.inc.h"
 // (order matters)
 #include "cpu/kernel_decode.inc.h"
+#include "cpu/kernel_multiply.inc.h"
 
 }  // namespace
 
 void attend_pages_neon(const PageJob& job) { job.expanded ? attend_single_pages(job) : attend_tiles(job); }
+std::int64_t multiply_neon(std::int64_t n, bool expanded) { return multiply(n, expanded); }
 
 }  // namespace gtq::cpu
 #endif
