@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <new>
@@ -160,6 +161,44 @@ void add_eval_needle(CLI::App& app, EvalNeedleOptions& options, std::function<in
   sub->callback([&] { verb = [&] { return eval_needle(options); }; });
 }
 
+// head_dim: the codec takes multiples of 16, ggml's q8_0 and q4_0 of 32.
+std::string check_head_dim(const std::string& text) {
+  const int n = std::atoi(text.c_str());
+  return n >= 32 && n <= 512 && n % 32 == 0 ? "" : text + " is no multiple of 32 up to 512";
+}
+
+void add_bench_attention(CLI::App& app, BenchAttentionOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("attention",
+                                     "attention of gtq and of llama.cpp's CPU backend in turn, on one KV head, "
+                                     "and what bounds it: a table per shape");
+  const auto add_list = [sub](const char* name, auto& list, const char* help) {
+    return sub->add_option(name, list, help)->delimiter(',')->capture_default_str();
+  };
+  add_list("--head-dims", options.head_dims, "multiples of 32, comma separated as all lists")
+      ->check(check_head_dim);
+  add_list("--groups", options.groups, "query heads per KV head")->check(CLI::Range(1, 64));
+  add_list("--lengths", options.lengths, "cells of the cache")->check(CLI::Range(1, 1 << 22));
+  add_list("--rows", options.rows, "query rows: 1 is decode, 512 is prefill")->check(CLI::Range(1, 1 << 13));
+  add_list("--kv", options.budgets, kBudgetHelp.c_str())->check(check_budget);
+  add_list("--means", options.means, "0: no mean keys; 1: on all pairs of dims")->check(CLI::Range(0, 1));
+  add_list("--kernels", options.kernels, "of gtq (default: the fastest of this machine)");
+  sub->add_option("--peer", options.peer,
+                  "folder of llama.cpp's libggml-cpu*.so (default: the one gtq uses), or none");
+  sub->add_option("-t,--threads", options.n_threads, "threads")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  sub->add_option("--rounds", options.n_rounds, "how often each case is timed")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("--spread", options.spread_mib,
+                  "MiB of caches to walk through, so that none stays in the CPU's")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  sub->add_option("-o,--output", options.output, "JSON file to write");
+  sub->footer("Example:\n  gtq bench attention --head-dims 128 --groups 4 --lengths 4096 -o attention.json");
+  sub->callback([&] { verb = [&] { return bench_attention(options); }; });
+}
+
 int fail(int code, const std::string& message) {
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
@@ -196,6 +235,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   EvalLogitsOptions eval_logits_options;
   EvalDecodeOptions eval_decode_options;
   EvalNeedleOptions eval_needle_options;
+  BenchAttentionOptions bench_attention_options;
   std::function<int()> verb;
   add_calibrate(app, calibrate_options, verb);
   add_inspect(app, inspect_options, verb);
@@ -205,6 +245,9 @@ int parse_and_call(std::vector<std::string> arguments) {
   add_eval_logits(*eval_app, eval_logits_options, verb);
   add_eval_decode(*eval_app, eval_decode_options, verb);
   add_eval_needle(*eval_app, eval_needle_options, verb);
+  CLI::App* bench_app = app.add_subcommand("bench", "measure the speed of gtq's kernels");
+  bench_app->require_subcommand(1);
+  add_bench_attention(*bench_app, bench_attention_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);
 
   // All behind the first "--" of `gtq run` is the program's, to the letter.

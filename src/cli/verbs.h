@@ -84,4 +84,20 @@ struct EvalNeedleOptions {
 };
 int eval_needle(const EvalNeedleOptions& options);
 
+struct BenchAttentionOptions {
+  std::vector<int> head_dims = {64, 128};
+  std::vector<int> groups = {1, 4, 6, 8};  // query heads per KV head
+  std::vector<int> lengths = {4096, 16384, 65536};
+  std::vector<int> rows = {1};  // query rows
+  std::vector<std::string> budgets = {"k3v3", "k4v4"};
+  std::vector<int> means = {0, 1};
+  std::vector<std::string> kernels;  // empty: the fastest one
+  std::string peer;                  // folder of ggml's CPU backend, empty: llama.cpp's; "none"
+  std::string output;                // JSON file, or empty
+  int n_threads = 1;
+  int n_rounds = 21;
+  int spread_mib = 64;
+};
+int bench_attention(const BenchAttentionOptions& options);
+
 }  // namespace gtq::cli
