@@ -29,5 +29,13 @@ TEST(Dispatch, RefusesOtherNamesAndListsTheChoices) {
   }
 }
 
+TEST(Dispatch, MultipliesAboutAsOftenAsAsked) {
+  for (const Kernel& kernel : supported_kernels()) {
+    for (const bool expanded : {false, true}) {
+      EXPECT_NEAR(static_cast<double>(kernel.multiply(1 << 20, expanded)), 1 << 20, 1 << 10);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gtq::cpu
