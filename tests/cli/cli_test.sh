@@ -302,6 +302,43 @@ test_eval() {
   grep -q '^| k3v3 .*| 0 |' out && fail 'k3v3 changed nothing'
 }
 
+# An interrupt leaves no base logits behind, which may be gigabytes.
+test_eval_interrupt() {
+  need_model
+  ln -s "$model" tiny.gguf
+  local signal pid got i
+  expect_ok 'from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
+  for signal in INT TERM; do
+    env --default-signal "$gtq" eval kld -m tiny.gguf -f "$repo/data/demo.txt" --profile tiny.gtq.gguf -t 1 >out 2>err &
+    pid=$!
+    for i in {1..200}; do
+      [[ -s gtq-eval/base.kld ]] && break
+      sleep 0.1
+    done
+    [[ -s gtq-eval/base.kld ]] || fail 'no base logits to interrupt'
+    kill -$signal $pid
+    wait $pid
+    got=$?
+    [[ $got == 130 && $(grep '^gtq:' err) == 'gtq: interrupted' ]] || fail "exit code $got after SIG$signal"
+    sleep 0.2  # for llama-perplexity to end
+    [[ ! -e gtq-eval/base.kld ]] || fail "base logits left after SIG$signal"
+  done
+}
+
+test_needle() {
+  need_model
+  ln -s "$model" tiny.gguf
+  expect 1 'no length' "$gtq" eval needle -m tiny.gguf --lengths 100
+  mkdir -p taken/needle.csv
+  expect 1 'cannot write taken/needle.csv' "$gtq" eval needle -m tiny.gguf -o taken
+  expect_no_file 'found before calibration'
+  expect_ok 'from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
+  expect_ok '^\| k3v3 \| single \| 256 \| (100|0).0 \|$' "$gtq" eval needle -m tiny.gguf --caches k3v3 \
+    --tasks single --lengths 256 --depths 1 --profile tiny.gtq.gguf
+  grep -Eqx 'k3v3,single,256,0.500,[01].000' gtq-eval/needle.csv || fail 'needle.csv'
+  [[ $(wc -l <gtq-eval/needle.csv) == 2 ]] || fail 'needle.csv has more or less than one row'
+}
+
 # Attention layer by layer. What the paper claims and what gtq adds must show on any text and model; bounds on
 # both sides, since an error that vanishes is a mistake of the meter.
 test_logits() {
