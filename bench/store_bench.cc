@@ -1,36 +1,35 @@
-// What it costs to store a token: ns per token and KV head on one core, for each stage and encoder.
-//
-// Every stage walks through the same tokens; the least time of many rounds counts, since others use the
-// machine.
+// What it costs to store a token, by Google Benchmark: each stage with each encoder, on one core. The least
+// time of the repetitions counts, since others use the machine.
+#include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
-#include <string_view>
+#include <functional>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "bench/random_cache.h"
+#include "cpu/dispatch.h"
 #include "cpu/layer_tables.h"
-#include "cpu/random_layer.h"
 
 namespace gtq::bench {
 namespace {
 
 constexpr int kHeads = 4;
 constexpr int kTokens = 512;
-constexpr int kRounds = 200;
 
 struct Inputs {
   std::vector<float> keys, values;  // [token][head][head_dim]
   std::vector<std::uint8_t> key_rows, value_rows, key_pages, value_pages;
 };
 
-Inputs make_inputs(test::Random& random, const LayerCodec& codec) {
+Inputs make_inputs(Random& random, const LayerCodec& codec) {
   Inputs in;
   const std::size_t n = static_cast<std::size_t>(kTokens) * kHeads * codec.head_dim_k();
   for (std::size_t i = 0; i < n; ++i) {
-    in.keys.push_back(test::random_normal(random, 2.0f));
-    in.values.push_back(test::random_normal(random));
+    in.keys.push_back(random_normal(random, 2.0f));
+    in.values.push_back(random_normal(random));
   }
   in.key_rows.resize(kTokens * codec.key_token_bytes());
   in.value_rows.resize(kTokens * codec.value_token_bytes());
@@ -39,64 +38,91 @@ Inputs make_inputs(test::Random& random, const LayerCodec& codec) {
   return in;
 }
 
-// ns per token and head; stage(token) does all heads of a token.
-template <class Stage>
-double measure(Stage stage) {
-  double least = 1e30;
-  for (int round = 0; round < kRounds; ++round) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int token = 0; token < kTokens; ++token) stage(token);
-    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-    least = std::min(least, time.count() / (kTokens * kHeads));
+// What the stages of one shape and encoder share.
+struct Store {
+  Store(const LayerProfile& layer, const Budget& budget, const cpu::RowEncoder& its_encoder, Random& random)
+      : codec(layer, budget), encoder(its_encoder), in(make_inputs(random, codec)) {}
+
+  void turn_of(int token) { encoder.make_turn(codec.impl().angles, token + 1000, turn); }
+  void keys(int token) {
+    for (int h = 0; h < kHeads; ++h) {
+      const auto& head = *codec.impl().heads[h];
+      encoder.encode_key(head.row_tables.key(), &in.keys[(token * kHeads + h) * codec.head_dim_k()], turn,
+                         &in.key_rows[token * codec.key_token_bytes() + head.key_row_offset]);
+    }
   }
-  return least;
+  void values(int token) {
+    for (int h = 0; h < kHeads; ++h) {
+      const auto& head = *codec.impl().heads[h];
+      encoder.encode_value(head.row_tables.value(), &in.values[(token * kHeads + h) * codec.head_dim_v()],
+                           &in.value_rows[token * codec.value_token_bytes() + head.value_row_offset]);
+    }
+  }
+  void put_key(int token) {
+    codec.store_key_rows(in.key_pages.data(), token, &in.key_rows[token * codec.key_token_bytes()]);
+  }
+  void put_value(int token) {
+    codec.store_value_rows(in.value_pages.data(), token, &in.value_rows[token * codec.value_token_bytes()]);
+  }
+
+  LayerCodec codec;
+  const cpu::RowEncoder& encoder;
+  Inputs in;
+  float turn[kMaxHeadDim] = {};
+};
+
+// The counter is the time of one item, of which a token has n_items.
+void add_stage(const std::string& name, const std::shared_ptr<Store>& store, void (Store::*stage)(int),
+               const char* item, int n_items) {
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [=](benchmark::State& state) {
+                                 for (int token = 0; token < kTokens; ++token)
+                                   store->turn_of(token);  // keys need one
+                                 for ([[maybe_unused]] auto _ : state) {
+                                   for (int token = 0; token < kTokens; ++token) ((*store).*stage)(token);
+                                 }
+                                 using benchmark::Counter;
+                                 state.counters[item] = Counter(
+                                     kTokens * n_items, Counter::kIsIterationInvariantRate | Counter::kInvert);
+                               })
+      ->ComputeStatistics(
+          "least",
+          [](const std::vector<double>& times) { return *std::min_element(times.begin(), times.end()); })
+      ->Unit(benchmark::kMicrosecond);
 }
 
-void run(const cpu::Kernel& kernel, const LayerCodec& codec, Inputs& in, std::string_view shape) {
-  const auto& heads = codec.impl().heads;
-  const int d = codec.head_dim_k();
-  float turn[kMaxHeadDim];
-  const double turns = measure([&](int t) { kernel.encoder->make_turn(codec.impl().angles, t + 1000, turn); });
-  const double keys = measure([&](int t) {
-    for (int h = 0; h < kHeads; ++h) {
-      kernel.encoder->encode_key(heads[h]->row_tables.key(), &in.keys[(t * kHeads + h) * d], turn,
-                                 &in.key_rows[t * codec.key_token_bytes() + heads[h]->key_row_offset]);
-    }
-  });
-  const double values = measure([&](int t) {
-    for (int h = 0; h < kHeads; ++h) {
-      kernel.encoder->encode_value(heads[h]->row_tables.value(), &in.values[(t * kHeads + h) * d],
-                                   &in.value_rows[t * codec.value_token_bytes() + heads[h]->value_row_offset]);
-    }
-  });
-  const double key_scatter = measure(
-      [&](int t) { codec.store_key_rows(in.key_pages.data(), t, &in.key_rows[t * codec.key_token_bytes()]); });
-  const double value_scatter = measure([&](int t) {
-    codec.store_value_rows(in.value_pages.data(), t, &in.value_rows[t * codec.value_token_bytes()]);
-  });
-  const double all = turns + keys + values + key_scatter + value_scatter;
-  fmt::print("{:8} {:14} {:8.0f} {:8.0f} {:8.0f} {:8.0f} {:8.0f} {:8.0f}\n", kernel.name, shape, turns * kHeads,
-             keys, values, key_scatter, value_scatter, all);
+void add_stages(const cpu::Kernel& kernel, int head_dim, const Budget& budget) {
+  Random random(1);
+  const LayerProfile layer = random_layer(random, kHeads, kHeads, head_dim, head_dim, 1.0f);
+  const auto store = std::make_shared<Store>(layer, budget, *kernel.encoder, random);
+  const std::string name = fmt::format("{}/head_dim:{}/{}/", kernel.name, head_dim, to_string(budget));
+  add_stage(name + "turn", store, &Store::turn_of, "per_token", 1);
+  add_stage(name + "key", store, &Store::keys, "per_token_and_head", kHeads);
+  add_stage(name + "value", store, &Store::values, "per_token_and_head", kHeads);
+  add_stage(name + "key_scatter", store, &Store::put_key, "per_token_and_head", kHeads);
+  add_stage(name + "value_scatter", store, &Store::put_value, "per_token_and_head", kHeads);
 }
 
 }  // namespace
 }  // namespace gtq::bench
 
-int main() {
+int main(int argc, char** argv) {
   using namespace gtq;
-  fmt::print("ns per token and KV head, {} heads; turn: per token, its share is in the sum\n", bench::kHeads);
-  fmt::print("{:8} {:14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}\n", "encoder", "shape", "turn", "key", "value",
-             "key put", "val put", "sum");
+  // Before those of the user, which win.
+  std::string defaults[] = {"--benchmark_repetitions=20", "--benchmark_min_time=0.02",
+                            "--benchmark_display_aggregates_only=true"};
+  std::vector<char*> arguments = {argv[0]};
+  for (std::string& argument : defaults) arguments.push_back(argument.data());
+  arguments.insert(arguments.end(), argv + 1, argv + argc);
+  int n_arguments = static_cast<int>(arguments.size());
+  benchmark::Initialize(&n_arguments, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(n_arguments, arguments.data())) return 1;
   for (const int head_dim : {64, 128}) {
     for (const int bits : {3, 4}) {
-      test::Random random(1);
-      const LayerProfile layer =
-          test::random_layer(random, bench::kHeads, bench::kHeads, head_dim, head_dim, 1.0f);
-      const LayerCodec codec(layer, Budget{bits, bits});
-      bench::Inputs in = bench::make_inputs(random, codec);
-      const std::string shape = fmt::format("{} k{}v{}", head_dim, bits, bits);
-      for (const cpu::Kernel& kernel : cpu::supported_kernels()) bench::run(kernel, codec, in, shape);
+      for (const cpu::Kernel& kernel : cpu::supported_kernels())
+        bench::add_stages(kernel, head_dim, {bits, bits});
     }
   }
+  benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -42,23 +42,11 @@ fs::path output_path(const CalibrateOptions& options) {
   return path;
 }
 
-// Found before minutes of work, not after.
 void check_output(const fs::path& output, const fs::path& model) {
-  const fs::path dir = output.has_parent_path() ? output.parent_path() : fs::path(".");
+  check_output_file(output);
   std::error_code ec;
-  if (fs::is_directory(output, ec)) {
-    throw Error(fmt::format("{} is a folder; give -o the name of a file", printable(output.string())));
-  }
   if (fs::equivalent(output, model, ec)) {
     throw Error(fmt::format("{} is the model itself; give -o another name", printable(output.string())));
-  }
-  if (!fs::is_directory(dir, ec)) {
-    throw Error(
-        fmt::format("there is no folder {}; make it or choose another with -o", printable(dir.string())));
-  }
-  if (access(dir.c_str(), W_OK) != 0) {
-    throw Error(fmt::format("cannot write to {}: {}; choose another place with -o", printable(dir.string()),
-                            std::strerror(errno)));
   }
 }
 
@@ -140,7 +128,7 @@ void write_result(const Recorder& recorder, const LlamaSession& session, const C
 }  // namespace
 
 int calibrate(const CalibrateOptions& options) {
-  InterruptGuard guard;
+  InterruptGuard guard("interrupted, no profile was written");
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit then is a failed write, reported as such
   const auto start = std::chrono::steady_clock::now();
   const fs::path output = output_path(options);

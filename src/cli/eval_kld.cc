@@ -8,6 +8,7 @@
 
 #include "eval_cache.h"
 #include "gtq/error.h"
+#include "interrupt.h"
 #include "model_file.h"
 #include "paths.h"
 #include "profile_cache.h"
@@ -18,10 +19,11 @@ namespace gtq::cli {
 namespace fs = std::filesystem;
 namespace {
 
-// The base logits, half a kilobyte per token and thousand words of the vocabulary, go when the verb ends.
+// The base logits, half a kilobyte per token and thousand words of the vocabulary, go when the verb ends, also
+// when it is interrupted.
 class BaseLogits {
  public:
-  explicit BaseLogits(fs::path path) : path_(std::move(path)) {}
+  explicit BaseLogits(fs::path path) : path_(std::move(path)), guard_("interrupted", path_) {}
   ~BaseLogits() {
     std::error_code ec;
     fs::remove(path_, ec);
@@ -32,6 +34,7 @@ class BaseLogits {
 
  private:
   fs::path path_;
+  InterruptGuard guard_;
 };
 
 struct KldRow {

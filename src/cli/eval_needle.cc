@@ -37,17 +37,21 @@ std::vector<int> parse_lengths(const std::string& text) {
 
 class NeedleEval {
  public:
-  NeedleEval(const EvalNeedleOptions& options, fs::path profile)
-      : options_(options), profile_(std::move(profile)), lengths_(parse_lengths(options.lengths)) {
+  explicit NeedleEval(const EvalNeedleOptions& options)
+      : options_(options),
+        lengths_(parse_lengths(options.lengths)),
+        csv_path_(fs::path(options.output) / "needle.csv") {
     haystack_ = options.text.empty() ? std::string(default_text())
                                      : read_text_file(options.text, std::size_t{64} << 20);
     if (haystack_.empty()) throw Error("the text is empty; use another one");
     for (const std::string& name : split_list(options.tasks)) kinds_.push_back(parse_needle_kind(name));
-    csv_.open(fs::path(options.output) / "needle.csv");
+    csv_.open(csv_path_);
     csv_ << "cache,task,length,depth,score\n";
+    if (!csv_.flush())
+      throw Error(fmt::format("cannot write {}; choose another folder with -o", csv_path_.string()));
   }
 
-  void run(const EvalCache& cache) {
+  void run(const EvalCache& cache, const fs::path& profile) {
     std::vector<std::string> arguments = {"--model", options_.model, "--parallel", "1", "--flash-attn", "on"};
     const auto add = [&](const char* name, int value) {
       arguments.insert(arguments.end(), {name, std::to_string(value)});
@@ -55,14 +59,14 @@ class NeedleEval {
     add("--ctx-size", *std::max_element(lengths_.begin(), lengths_.end()) + kRoomTokens);
     if (options_.n_threads > 0) add("--threads", options_.n_threads);
     for (const std::string& argument : cache.arguments()) arguments.push_back(argument);
-    LlamaServer server(arguments, cache.environment(profile_),
+    LlamaServer server(arguments, cache.environment(profile),
                        fs::path(options_.output) / (cache.name + ".log"));
     const double chars_per_token =
         static_cast<double>(haystack_.size()) / static_cast<double>(server.count_tokens(haystack_));
     for (const NeedleKind kind : kinds_) {
       for (const int length : lengths_) measure(server, cache, kind, length, chars_per_token);
     }
-    if (!csv_.flush()) throw Error("cannot write needle.csv; is the disk full?");
+    if (!csv_.flush()) throw Error(fmt::format("cannot write {}; is the disk full?", csv_path_.string()));
   }
 
  private:
@@ -84,10 +88,10 @@ class NeedleEval {
   }
 
   const EvalNeedleOptions& options_;
-  fs::path profile_;
   std::vector<int> lengths_;
   std::vector<NeedleKind> kinds_;
   std::string haystack_;
+  fs::path csv_path_;
   std::ofstream csv_;
 };
 
@@ -97,11 +101,11 @@ int eval_needle(const EvalNeedleOptions& options) {
   const std::vector<EvalCache> caches = parse_eval_caches(options.caches);
   check_model_file(options.model);
   make_output_folder(options.output);
+  NeedleEval eval(options);
   const fs::path profile =
       fs::absolute(options.profile.empty() ? cached_profile(options.model) : fs::path(options.profile));
-  NeedleEval eval(options, profile);
   fmt::print("| cache | task | tokens | retrieved, % |\n| --- | --- | --- | --- |\n");
-  for (const EvalCache& cache : caches) eval.run(cache);
+  for (const EvalCache& cache : caches) eval.run(cache, profile);
   return kExitOk;
 }
 

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <new>
@@ -72,20 +73,37 @@ CLI::App* add_run(CLI::App& app, RunOptions& options, std::function<int()>& verb
   return sub;
 }
 
-void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& verb) {
-  CLI::App* sub = app.add_subcommand(
-      "kld", "KL divergence of each cache from f16, by llama-perplexity: a table, logs and a CSV file");
+// A verb of `gtq eval` with the arguments that all of them have.
+template <class Options>
+CLI::App* add_eval(CLI::App& app, const char* name, const char* help, Options& options,
+                   int (*eval)(const Options&), std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand(name, help);
   sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
   sub->add_option("-f,--file", options.text, "text to measure on")->required();
+  sub->add_option("--profile", options.profile,
+                  "profile to use as it is (default: made on first use, kept in the user's cache)");
+  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 1024));
+  sub->callback([&options, eval, &verb] { verb = [&options, eval] { return eval(options); }; });
+  return sub;
+}
+
+template <class Options>
+void add_calibrate_text(CLI::App* sub, Options& options) {
+  sub->add_option("--calibrate", options.calibrate, "text to make the profile from (default: one inside gtq)")
+      ->excludes(sub->get_option("--profile"));
+}
+
+void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = add_eval(
+      app, "kld", "KL divergence of each cache from f16, by llama-perplexity: a table, logs and a CSV file",
+      options, eval_kld, verb);
+  add_calibrate_text(sub, options);
   sub->add_option(
          "--caches", options.caches,
          "comma separated: f16 (through the plugin); q8_0 and other stock types; k3v3 and other budgets; "
          "block-gtq-k3v3, tq-mse-k3v3 (simulated)")
       ->capture_default_str();
-  CLI::Option* calibrate =
-      sub->add_option("--calibrate", options.calibrate,
-                      "text to calibrate on (default: one inside gtq, profile kept in the cache)");
-  sub->add_option("--profile", options.profile, "profile to use as it is")->excludes(calibrate);
   sub->add_option("-o,--output", options.output, "folder for logs and kld.csv")->capture_default_str();
   sub->add_option("-c,--ctx-size", options.n_ctx, "tokens of a chunk")
       ->check(CLI::Range(16, 1 << 20))
@@ -93,57 +111,44 @@ void add_eval_kld(CLI::App& app, EvalKldOptions& options, std::function<int()>& 
   sub->add_option("--chunks", options.n_chunks, "chunks of the text")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  sub->add_option("-t,--threads", options.n_threads, "threads (default: llama.cpp's choice)")
-      ->check(CLI::Range(1, 1024));
   sub->footer("Example:\n  gtq eval kld -m model.gguf -f text.txt --caches q4_0,k4v4,k3v3");
-  sub->callback([&] { verb = [&] { return eval_kld(options); }; });
 }
 
 void add_eval_logits(CLI::App& app, EvalLogitsOptions& options, std::function<int()>& verb) {
-  CLI::App* sub = app.add_subcommand("logits",
-                                     "attention of each layer with coded keys and values: error of logits, "
-                                     "weights and outputs for gtq and the "
-                                     "paper's recipes at 2, 3 and 4 bits, tables and a CSV file");
-  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
-  sub->add_option("-f,--file", options.text, "text to measure on")->required();
-  CLI::Option* calibrate =
-      sub->add_option("--calibrate", options.calibrate,
-                      "text to calibrate on (default: one inside gtq, profile kept in the cache)");
-  sub->add_option("--profile", options.profile, "profile to use as it is")->excludes(calibrate);
+  CLI::App* sub = add_eval(app, "logits",
+                           "attention of each layer with coded keys and values: error of logits, weights and "
+                           "outputs for gtq and the paper's recipes at 2, 3 and 4 bits, tables and a CSV file",
+                           options, eval_logits, verb);
+  add_calibrate_text(sub, options);
   sub->add_option("-o,--output", options.output, "folder for logits.csv")->capture_default_str();
   sub->add_option("-n,--tokens", options.n_tokens, "tokens of the text, from its beginning, as one sequence")
       ->check(CLI::Range(kMinTokens, 1 << 16))
       ->capture_default_str();
-  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
-      ->check(CLI::Range(1, 1024));
   sub->footer("Example:\n  gtq eval logits -m model.gguf -f test.txt --calibrate train.txt");
-  sub->callback([&] { verb = [&] { return eval_logits(options); }; });
 }
 
 void add_eval_decode(CLI::App& app, EvalDecodeOptions& options, std::function<int()>& verb) {
-  CLI::App* sub = app.add_subcommand(
-      "decode", "logits of each cache against f16 when it is filled token by token, as in generation");
-  sub->add_option("-m,--model", options.model, "model, a GGUF file")->required();
-  sub->add_option("-f,--file", options.text, "text whose beginning is the prompt")->required();
+  CLI::App* sub = add_eval(
+      app, "decode", "logits of each cache against f16 when it is filled token by token, as in generation",
+      options, eval_decode, verb);
+  sub->get_option("--file")->description("text whose beginning is the prompt");
   sub->add_option("--caches", options.caches, "as for gtq eval kld")->capture_default_str();
-  sub->add_option("--profile", options.profile,
-                  "profile (default: made on first use, kept in the user's cache)");
   sub->add_option("-p,--prompt", options.n_prompt, "tokens of the prompt")
       ->check(CLI::Range(2, 1 << 16))
       ->capture_default_str();
   sub->add_option("-n,--predict", options.n_decode, "tokens to generate")
       ->check(CLI::Range(2, 1 << 16))
       ->capture_default_str();
-  sub->add_option("-t,--threads", options.n_threads, "threads (default: one per core)")
-      ->check(CLI::Range(1, 1024));
   sub->footer("Example:\n  gtq eval decode -m model.gguf -f text.txt --caches f16,k3v3");
-  sub->callback([&] { verb = [&] { return eval_decode(options); }; });
 }
 
 void add_eval_needle(CLI::App& app, EvalNeedleOptions& options, std::function<int()>& verb) {
-  CLI::App* sub = app.add_subcommand("needle", "retrieval of facts from long prompts, through llama-server");
-  sub->add_option("-m,--model", options.model, "instruction model, a GGUF file")->required();
-  sub->add_option("-f,--file", options.text, "text to hide facts in (default: one inside gtq, repeated)");
+  CLI::App* sub = add_eval(app, "needle", "retrieval of facts from long prompts, through llama-server", options,
+                           eval_needle, verb);
+  sub->get_option("--model")->description("instruction model, a GGUF file");
+  sub->get_option("--file")
+      ->description("text to hide facts in (default: one inside gtq, repeated)")
+      ->required(false);
   sub->add_option("--caches", options.caches, "as for gtq eval kld")->capture_default_str();
   sub->add_option("--tasks", options.tasks, "comma separated")->capture_default_str();
   sub->add_option("--lengths", options.lengths, "tokens of text, comma separated")->capture_default_str();
@@ -151,13 +156,46 @@ void add_eval_needle(CLI::App& app, EvalNeedleOptions& options, std::function<in
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   sub->add_option("--seed", options.seed, "of words, numbers and places")->capture_default_str();
-  sub->add_option("--profile", options.profile,
-                  "profile (default: made on first use, kept in the user's cache)");
   sub->add_option("-o,--output", options.output, "folder for logs and needle.csv")->capture_default_str();
-  sub->add_option("-t,--threads", options.n_threads, "threads (default: llama.cpp's choice)")
-      ->check(CLI::Range(1, 1024));
   sub->footer("Example:\n  gtq eval needle -m model.gguf --caches f16,k3v3 --lengths 4096,8192");
-  sub->callback([&] { verb = [&] { return eval_needle(options); }; });
+}
+
+// head_dim: the codec takes multiples of 16, ggml's q8_0 and q4_0 of 32.
+std::string check_head_dim(const std::string& text) {
+  const int n = std::atoi(text.c_str());
+  return n >= 32 && n <= 512 && n % 32 == 0 ? "" : text + " is no multiple of 32 up to 512";
+}
+
+void add_bench_attention(CLI::App& app, BenchAttentionOptions& options, std::function<int()>& verb) {
+  CLI::App* sub = app.add_subcommand("attention",
+                                     "attention of gtq and of llama.cpp's CPU backend in turn, on one KV head, "
+                                     "and what bounds it: a table per shape");
+  const auto add_list = [sub](const char* name, auto& list, const char* help) {
+    return sub->add_option(name, list, help)->delimiter(',')->capture_default_str();
+  };
+  add_list("--head-dims", options.head_dims, "multiples of 32, comma separated as all lists")
+      ->check(check_head_dim);
+  add_list("--groups", options.groups, "query heads per KV head")->check(CLI::Range(1, 64));
+  add_list("--lengths", options.lengths, "cells of the cache")->check(CLI::Range(1, 1 << 22));
+  add_list("--rows", options.rows, "query rows: 1 is decode, 512 is prefill")->check(CLI::Range(1, 1 << 13));
+  add_list("--kv", options.budgets, kBudgetHelp.c_str())->check(check_budget);
+  add_list("--means", options.means, "0: no mean keys; 1: on all pairs of dims")->check(CLI::Range(0, 1));
+  add_list("--kernels", options.kernels, "of gtq (default: the fastest of this machine)");
+  sub->add_option("--peer", options.peer,
+                  "folder of llama.cpp's libggml-cpu*.so (default: the one gtq uses), or none");
+  sub->add_option("-t,--threads", options.n_threads, "threads")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  sub->add_option("--rounds", options.n_rounds, "how often each case is timed")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("--spread", options.spread_mib,
+                  "MiB of caches to walk through, so that none stays in the CPU's")
+      ->check(CLI::Range(0, 1 << 16))
+      ->capture_default_str();
+  sub->add_option("-o,--output", options.output, "JSON file to write");
+  sub->footer("Example:\n  gtq bench attention --head-dims 128 --groups 4 --lengths 4096 -o attention.json");
+  sub->callback([&] { verb = [&] { return bench_attention(options); }; });
 }
 
 int fail(int code, const std::string& message) {
@@ -196,6 +234,7 @@ int parse_and_call(std::vector<std::string> arguments) {
   EvalLogitsOptions eval_logits_options;
   EvalDecodeOptions eval_decode_options;
   EvalNeedleOptions eval_needle_options;
+  BenchAttentionOptions bench_attention_options;
   std::function<int()> verb;
   add_calibrate(app, calibrate_options, verb);
   add_inspect(app, inspect_options, verb);
@@ -205,6 +244,9 @@ int parse_and_call(std::vector<std::string> arguments) {
   add_eval_logits(*eval_app, eval_logits_options, verb);
   add_eval_decode(*eval_app, eval_decode_options, verb);
   add_eval_needle(*eval_app, eval_needle_options, verb);
+  CLI::App* bench_app = app.add_subcommand("bench", "measure the speed of gtq's kernels");
+  bench_app->require_subcommand(1);
+  add_bench_attention(*bench_app, bench_attention_options, verb);
   const CLI::App* run_app = add_run(app, run_options, verb);
 
   // All behind the first "--" of `gtq run` is the program's, to the letter.

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <string_view>
 
 #include "gtq/error.h"
@@ -55,6 +57,22 @@ void make_output_folder(const fs::path& folder) {
   if (!ec) return;
   throw Error(fmt::format("cannot make the folder {}: {}; choose another with -o", printable(folder.string()),
                           ec.message()));
+}
+
+void check_output_file(const fs::path& output) {
+  const fs::path dir = output.has_parent_path() ? output.parent_path() : fs::path(".");
+  std::error_code ec;
+  if (fs::is_directory(output, ec)) {
+    throw Error(fmt::format("{} is a folder; give -o the name of a file", printable(output.string())));
+  }
+  if (!fs::is_directory(dir, ec)) {
+    throw Error(
+        fmt::format("there is no folder {}; make it or choose another with -o", printable(dir.string())));
+  }
+  if (access(dir.c_str(), W_OK) != 0) {
+    throw Error(fmt::format("cannot write to {}: {}; choose another place with -o", printable(dir.string()),
+                            std::strerror(errno)));
+  }
 }
 
 fs::path find_program(const std::string& program) {

@@ -20,6 +20,9 @@ std::filesystem::path cache_dir();
 // Makes the folder that a verb writes to, its parents too. Throws Error.
 void make_output_folder(const std::filesystem::path& folder);
 
+// Whether a verb can write that file, found before minutes of work, not after. Throws Error.
+void check_output_file(const std::filesystem::path& output);
+
 // The file a shell would start for `program`; a name without a slash is looked up in llama_bin_dir() first.
 // Throws Error when there is none.
 std::filesystem::path find_program(const std::string& program);

@@ -21,15 +21,16 @@ std::vector<Kernel> find_supported() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni")) {
-    kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder});
+    kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder, multiply_avx512});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
-    kernels.push_back({"avx2", attend_pages_avx2, &kAvx2Encoder});
+    kernels.push_back({"avx2", attend_pages_avx2, &kAvx2Encoder, multiply_avx2});
   }
 #elif defined(__aarch64__)
-  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) kernels.push_back({"neon", attend_pages_neon});
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0)
+    kernels.push_back({"neon", attend_pages_neon, &kPlainEncoder, multiply_neon});
 #endif
-  kernels.push_back({"generic", attend_pages_generic, &kPlainEncoder});
+  kernels.push_back({"generic", attend_pages_generic, &kPlainEncoder, multiply_generic});
   return kernels;
 }
 

@@ -14,6 +14,7 @@ struct Kernel {
   std::string_view name;
   PageKernel attend_pages;
   const RowEncoder* encoder = &kPlainEncoder;
+  MultiplyLoop multiply = nullptr;
 };
 
 // Those that this machine can run, fastest first.

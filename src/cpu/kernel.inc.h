@@ -11,4 +11,5 @@
 #include "cpu/kernel_gemm.inc.h"
 #include "cpu/kernel_mean.inc.h"
 #include "cpu/kernel_attend.inc.h"
+#include "cpu/kernel_multiply.inc.h"
 // clang-format on

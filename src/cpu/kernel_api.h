@@ -127,4 +127,8 @@ struct PageJob {
 
 using PageKernel = void (*)(const PageJob& job);
 
+// Does about n of the kernel's multiply-adds and nothing else (kernel_multiply.inc.h), returns how many it
+// were.
+using MultiplyLoop = std::int64_t (*)(std::int64_t n);
+
 }  // namespace gtq::cpu

@@ -10,4 +10,9 @@ void attend_pages_avx2(const PageJob& job);
 void attend_pages_avx512(const PageJob& job);
 void attend_pages_neon(const PageJob& job);
 
+std::int64_t multiply_generic(std::int64_t n);
+std::int64_t multiply_avx2(std::int64_t n);
+std::int64_t multiply_avx512(std::int64_t n);
+std::int64_t multiply_neon(std::int64_t n);
+
 }  // namespace gtq::cpu

@@ -302,6 +302,43 @@ test_eval() {
   grep -q '^| k3v3 .*| 0 |' out && fail 'k3v3 changed nothing'
 }
 
+# An interrupt leaves no base logits behind, which may be gigabytes.
+test_eval_interrupt() {
+  need_model
+  ln -s "$model" tiny.gguf
+  local signal pid got i
+  expect_ok 'from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
+  for signal in INT TERM; do
+    env --default-signal "$gtq" eval kld -m tiny.gguf -f "$repo/data/demo.txt" --profile tiny.gtq.gguf -t 1 >out 2>err &
+    pid=$!
+    for i in {1..200}; do
+      [[ -s gtq-eval/base.kld ]] && break
+      sleep 0.1
+    done
+    [[ -s gtq-eval/base.kld ]] || fail 'no base logits to interrupt'
+    kill -$signal $pid
+    wait $pid
+    got=$?
+    [[ $got == 130 && $(grep '^gtq:' err) == 'gtq: interrupted' ]] || fail "exit code $got after SIG$signal"
+    sleep 0.2  # for llama-perplexity to end
+    [[ ! -e gtq-eval/base.kld ]] || fail "base logits left after SIG$signal"
+  done
+}
+
+test_needle() {
+  need_model
+  ln -s "$model" tiny.gguf
+  expect 1 'no length' "$gtq" eval needle -m tiny.gguf --lengths 100
+  mkdir -p taken/needle.csv
+  expect 1 'cannot write taken/needle.csv' "$gtq" eval needle -m tiny.gguf -o taken
+  expect_no_file 'found before calibration'
+  expect_ok 'from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
+  expect_ok '^\| k3v3 \| single \| 256 \| (100|0).0 \|$' "$gtq" eval needle -m tiny.gguf --caches k3v3 \
+    --tasks single --lengths 256 --depths 1 --profile tiny.gtq.gguf
+  grep -Eqx 'k3v3,single,256,0.500,[01].000' gtq-eval/needle.csv || fail 'needle.csv'
+  [[ $(wc -l <gtq-eval/needle.csv) == 2 ]] || fail 'needle.csv has more or less than one row'
+}
+
 # Attention layer by layer. What the paper claims and what gtq adds must show on any text and model; bounds on
 # both sides, since an error that vanishes is a mistake of the meter.
 test_logits() {
@@ -336,6 +373,57 @@ test_logits() {
         bad = bad " bits"
       print bad; exit bad != ""
     }' gtq-eval/logits.csv >awk.out || fail "not in order: $(cat awk.out)"
+}
+
+# Speed: a tiny run, so that only the form of what it says can be checked.
+test_bench() {
+  local tiny=(--head-dims 64 --groups 2 --lengths "100,300" --kv k3v2 --rounds 1 --spread 0)
+  expect 2 '[Ss]ubcommand' "$gtq" bench
+  expect_ok 'Example:' "$gtq" bench attention --help
+  expect 2 'k9v4' "$gtq" bench attention --kv k9v4
+  expect 2 'multiple of 32' "$gtq" bench attention --head-dims 64,80
+  expect 2 '' "$gtq" bench attention --means 2
+  expect 2 '' "$gtq" bench attention --rounds 0
+  expect 2 '' "$gtq" bench attention --lengths many
+  expect 1 'magic' "$gtq" bench attention --kernels magic
+  expect 1 '200 query rows do not fit 100 cells' "$gtq" bench attention "${tiny[@]}" --rows 200
+  expect 1 'no folder' "$gtq" bench attention "${tiny[@]}" -o nowhere/a.json
+  expect 1 'no CPU backend of llama.cpp .* in \.;' "$gtq" bench attention "${tiny[@]}" --peer .
+
+  expect_ok '^\| cache \| ns \|' "$gtq" bench attention "${tiny[@]}" --kernels generic -t 2 -o bench.json
+  # Two shapes, each with two floors, three caches of ggml and two of gtq; k3v2 takes (3 + 2) * 64 bits and two norms.
+  awk -F'|' 'function numbers(from, to,   i) {for (i = from; i <= to; ++i) if ($i !~ /[0-9]/) return 0; return 1}
+    /^\|/ && NF != 13 {bad = bad " columns"}
+    /^\| (floor|ggml|generic)/ {n++}
+    /^\| ggml/ && !(numbers(3, 11) && $12 == " ") {bad = bad " ggml"}
+    /^\| ggml q8_0/ && $8 != 136 {bad = bad " q8_0"}
+    /^\| generic/ && !(numbers(3, 12) && $3 >= $4 && $8 == 42) {bad = bad " gtq"}
+    END {if (n != 14) bad = bad " rows"; print bad; exit bad != ""}' out >awk.out || fail "table: $(cat awk.out)"
+  python3 - bench.json <<'END' || fail 'bench.json'
+import json, sys
+bench = json.load(open(sys.argv[1]))
+assert bench["threads"] == 2 and [s["cells"] for s in bench["shapes"]] == [100, 300]
+for shape in bench["shapes"]:
+    assert [f["name"] for f in shape["floors"]] == ["reading", "generic"]
+    caches = {c["name"]: c for c in shape["caches"]}
+    assert list(sorted(caches)) == ["generic k3v2", "generic k3v2 means", "ggml f16", "ggml q4_0", "ggml q8_0"]
+    packed, f16 = caches["generic k3v2"], caches["ggml f16"]
+    assert abs(packed["over_f16"] - f16["ns"] / packed["ns"]) < 1e-3 * packed["over_f16"]
+    assert packed["bytes_per_cell"] == 42 and f16["bytes_per_cell"] == 256
+END
+  expect_ok '^\| cache \| ns \|' "$gtq" bench attention "${tiny[@]}" --peer none
+  grep -q '^| ggml' out && fail 'a peer was measured'
+
+  local pid got
+  env --default-signal "$gtq" bench attention --rounds 100000 -o never.json >out 2>err &
+  pid=$!
+  sleep 0.5
+  kill -INT $pid
+  wait $pid
+  got=$?
+  [[ $got == 130 ]] || fail "exit code $got after SIGINT"
+  [[ $(grep '^gtq:' err) == 'gtq: interrupted' ]] || fail 'not one line after SIGINT'
+  [[ ! -e never.json ]] || fail 'a file without a measurement'
 }
 
 profile_of_tiny() {

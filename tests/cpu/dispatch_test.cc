@@ -29,5 +29,11 @@ TEST(Dispatch, RefusesOtherNamesAndListsTheChoices) {
   }
 }
 
+TEST(Dispatch, MultipliesAboutAsOftenAsAsked) {
+  for (const Kernel& kernel : supported_kernels()) {
+    EXPECT_NEAR(static_cast<double>(kernel.multiply(1 << 20)), 1 << 20, 1 << 10) << kernel.name;
+  }
+}
+
 }  // namespace
 }  // namespace gtq::cpu

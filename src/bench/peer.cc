@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <random>
 
 #include "ggml-backend.h"
@@ -47,14 +48,20 @@ struct Peer::State {
   ggml_backend_t backend = nullptr;
 };
 
-Peer::Peer(const std::string& library, int n_threads) : state_(std::make_unique<State>()) {
-  ggml_backend_reg_t reg = ggml_backend_load(library.c_str());
-  if (reg == nullptr) throw Error(fmt::format("cannot load {}", library));
-  state_->backend = ggml_backend_dev_init(ggml_backend_reg_dev_get(reg, 0), nullptr);
+Peer::Peer(const std::filesystem::path& folder, int n_threads) : state_(std::make_unique<State>()) {
+  unsetenv("GGML_BACKEND_PATH");  // ggml would load that backend, too
+  ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+  ggml_backend_load_all_from_path(folder.c_str());
+  ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+  if (device == nullptr) {
+    throw Error(fmt::format("no CPU backend of llama.cpp (libggml-cpu*.so) in {}; build llama.cpp there",
+                            folder.string()));
+  }
   const auto set_n_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
-      ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads"));
+      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
+  state_->backend = ggml_backend_dev_init(device, nullptr);
   if (state_->backend == nullptr || set_n_threads == nullptr) {
-    throw Error(fmt::format("{} is no CPU backend", library));
+    throw Error(fmt::format("the CPU backend of llama.cpp in {} cannot be used", folder.string()));
   }
   set_n_threads(state_->backend, n_threads);
 }
@@ -69,14 +76,16 @@ struct Peer::Case::State {
   std::size_t cache_bytes;
 };
 
-Peer::Case::Case(Peer& peer, CacheType cache_type, const Shape& shape, int n_copies,
+Peer::Case::Case(Peer& peer, CacheType cache_type, const Shape& shape, std::size_t spread_bytes,
                  const std::vector<std::uint16_t>& mask)
     : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.backend = peer.state_->backend;
+  const ggml_type type = type_of(cache_type);
+  s.cache_bytes = 2 * ggml_row_size(type, shape.head_dim) * shape.kv_len;
+  const int n_copies = 1 + static_cast<int>(spread_bytes / s.cache_bytes);
   const std::size_t overhead = kNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kNodes, false);
   s.context = ggml_init({(n_copies + 2) * overhead, nullptr, true});
-  const ggml_type type = type_of(cache_type);
   ggml_tensor* q = ggml_new_tensor_3d(s.context, GGML_TYPE_F32, shape.head_dim, shape.n_rows, shape.n_q_heads);
   ggml_tensor* m = ggml_new_tensor_2d(s.context, GGML_TYPE_F16, shape.kv_len, shape.n_rows);
   std::vector<ggml_tensor*> caches;
@@ -96,7 +105,6 @@ Peer::Case::Case(Peer& peer, CacheType cache_type, const Shape& shape, int n_cop
   const std::vector<float> query = random_floats(ggml_nelements(q));
   ggml_backend_tensor_set(q, query.data(), 0, ggml_nbytes(q));
   ggml_backend_tensor_set(m, mask.data(), 0, ggml_nbytes(m));
-  s.cache_bytes = 2 * rows.size();
 }
 
 Peer::Case::~Case() {
