@@ -62,7 +62,7 @@ class Packed {
   double bytes_per_cell() const {
     return static_cast<double>(codec_->key_page_bytes() + codec_->value_page_bytes()) / kPageTokens;
   }
-  void reserve(const cpu::Kernel& kernel) {
+  void reserve() {
     const std::size_t n = attention_workspace_bytes(call_, n_threads_);
     if (n <= workspace_bytes_) return;
     workspace_ = std::make_unique<Workspace>(n);
@@ -185,7 +185,7 @@ void AttentionCases::add_packed(const Setup& setup) {
     const int floor = static_cast<int>(cases_.size());
     add_multiply_floor(setup, kernel);
     for (std::size_t i = 0; i < all.size(); ++i) {
-      all[i]->reserve(kernel);
+      all[i]->reserve();
       Case one;
       one.kind = CaseKind::kPacked;
       one.name = fmt::format("{} {}", kernel.name, names[i]);
