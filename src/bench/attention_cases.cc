@@ -11,7 +11,9 @@
 namespace gtq::bench {
 namespace {
 
-constexpr std::int64_t kFloorMultiplyAdds = std::int64_t{1} << 27;
+// Of a run of a floor, per thread: some tenths of a millisecond, so that few are interrupted.
+constexpr std::int64_t kFloorMultiplyAdds = 1 << 24;
+constexpr std::size_t kReadNumbers = (4 << 20) / sizeof(std::uint64_t);
 constexpr float kRopeBase = 5e5f;
 
 std::vector<std::uint16_t> causal_mask(const Shape& shape) {
@@ -123,18 +125,20 @@ AttentionCases::AttentionCases(const Setup& setup, const Shape& shape, Peer* pee
   for (Case& one : cases_) one.run(0);  // tables, code and memory that are cold once
 }
 
-// Reads as much memory as the caches of a case are spread over.
+// Walks through as much memory as the caches of a case, a part per run.
 void AttentionCases::add_read_floor(const Setup& setup) {
-  const std::size_t part = std::max<std::size_t>(spread_bytes(setup), 1 << 20) / 8 / setup.n_threads;
   const int n_threads = setup.n_threads;
-  const auto memory = std::make_shared<std::vector<std::uint64_t>>(part * n_threads, 1);
+  const std::size_t run_bytes = n_threads * kReadNumbers * sizeof(std::uint64_t);
+  const std::size_t n_parts = 1 + spread_bytes(setup) / run_bytes;
+  const auto memory = std::make_shared<std::vector<std::uint64_t>>(n_parts * n_threads * kReadNumbers, 1);
   Case floor;
   floor.kind = CaseKind::kRead;
   floor.name = "reading";
-  floor.bytes = static_cast<double>(memory->size() * 8);
-  floor.run = [=](int) {
+  floor.bytes = static_cast<double>(run_bytes);
+  floor.run = [=](int round) {
     on_threads(n_threads, [&](int t) {
-      const std::uint64_t all = sum(memory->data() + t * part, part);
+      const std::size_t part = (round % n_parts) * n_threads + t;
+      const std::uint64_t all = sum(memory->data() + part * kReadNumbers, kReadNumbers);
       asm volatile("" : : "r"(all));  // used
     });
   };
@@ -223,10 +227,10 @@ Figures AttentionCases::figures(const Case& one, const PickSeconds& seconds) con
     if (other != cases_.end() && other->kind == CaseKind::kPeer) f.ratio[i] = seconds(*other) / time;
   }
   const Case& reading = cases_.front();
-  f.read_share = f.bytes_per_second / (reading.bytes / seconds(reading));
+  f.read_share = f.bytes_per_second / (reading.bytes / least(reading));
   if (one.multiply_floor >= 0) {
     const Case& floor = cases_[one.multiply_floor];
-    f.multiply_share = f.multiply_adds_per_second / (floor.multiply_adds / seconds(floor));
+    f.multiply_share = f.multiply_adds_per_second / (floor.multiply_adds / least(floor));
   }
   return f;
 }

@@ -59,7 +59,7 @@ struct Figures {
   double ns = 0;                     // per cell attended and query head
   std::array<double, 3> ratio = {};  // time of ggml's f16, q8_0, q4_0 over that of the case
   double bytes_per_cell = 0, bytes_per_second = 0, multiply_adds_per_second = 0;
-  double read_share = 0, multiply_share = 0;  // of the speed of the floors
+  double read_share = 0, multiply_share = 0;  // of the fastest round of the floors
 };
 
 class AttentionCases {

@@ -56,7 +56,7 @@ std::string column(double number, int digits) {
 }
 
 void print_row(const AttentionCases& cases, const Case& one) {
-  const Figures f = cases.figures(one, bench::median);
+  const Figures f = cases.figures(one, is_floor(one) ? bench::least : bench::median);
   std::string row = fmt::format("| {}{} |", is_floor(one) ? "floor: " : "", one.name);
   row += column(f.ns, 3) + column(cases.figures(one, bench::least).ns, 3);
   for (const double ratio : f.ratio) row += column(ratio, 2);
@@ -78,7 +78,7 @@ void print_table(const Shape& shape, const AttentionCases& cases) {
 }
 
 nlohmann::json to_json(const AttentionCases& cases, const Case& one) {
-  const Figures f = cases.figures(one, bench::median);
+  const Figures f = cases.figures(one, is_floor(one) ? bench::least : bench::median);
   nlohmann::json json;
   const auto add = [&json](const char* name, double number) {
     if (number > 0) json[name] = number;
@@ -130,7 +130,8 @@ int bench_attention(const BenchAttentionOptions& options) {
   fmt::print(
       "{} threads. ns per cell attended and query head: median and least of {} rounds. over: time of ggml's "
       "cache "
-      "over this one's.\nof: share of what reading memory and the kernel's multiply-adds alone reach.\n",
+      "over this one's.\nof: share of what reading memory and the kernel's multiply-adds alone reached in "
+      "their fastest round.\n",
       setup.n_threads, options.n_rounds);
   nlohmann::json json = {{"gtq", GTQ_VERSION}, {"threads", setup.n_threads}, {"rounds", options.n_rounds}};
   for (const Shape& shape : shapes) {

@@ -86,11 +86,12 @@ std::size_t feed_text(LlamaSession& session, const std::string& text, const Cali
                             options.text.empty() ? "inside gtq" : printable(options.text), total, kMinTokens,
                             options.n_tokens));
   }
-  session.open_context(static_cast<int>(chunks.front().size()),
-                       options.n_threads > 0 ? options.n_threads : default_threads());
+  session.open_context({.n_tokens = static_cast<int>(chunks.front().size()),
+                        .n_threads = options.n_threads > 0 ? options.n_threads : default_threads()});
   const Progress progress(total);
   std::size_t done = 0;
   for (const auto& chunk : chunks) {
+    session.clear();
     session.feed(chunk);
     done += chunk.size();
     progress.show(done);
@@ -136,7 +137,7 @@ int calibrate(const CalibrateOptions& options) {
   check_output(output, options.model);
   const std::string text = read_text(options);
   const Recorder recorder = load_recorder();
-  LlamaSession session(options.model, recorder);
+  LlamaSession session(options.model, recorder.device);
   const std::size_t n_tokens = feed_text(session, text, options);
   if (const std::int64_t seen = recorder.tokens(); seen < kMinTokens) {
     throw Error(

@@ -14,11 +14,11 @@
 #include <cstdio>
 #include <functional>
 #include <random>
-#include <thread>
 
 #include "divergence.h"
+#include "eval_cache.h"
 #include "gtq/error.h"
-#include "logits_session.h"
+#include "llama_session.h"
 #include "model_file.h"
 #include "paths.h"
 #include "profile_cache.h"
@@ -78,6 +78,14 @@ llama_token sample(const float* logits, int n, std::mt19937& random) {
   return std::discrete_distribution<llama_token>(weights.begin(), weights.end())(random);
 }
 
+ggml_type type_named(const std::string& name) {
+  for (int type = 0; type < GGML_TYPE_COUNT; ++type) {
+    const char* known = ggml_type_name(static_cast<ggml_type>(type));
+    if (known != nullptr && name == known) return static_cast<ggml_type>(type);
+  }
+  throw Error(fmt::format("llama.cpp has no type {}", name));
+}
+
 // Runs `work` in a child process. Throws Error when it fails; it has then said why.
 void in_child(const std::function<void()>& work) {
   std::fflush(stdout);
@@ -133,18 +141,25 @@ class DecodeEval {
     std::copy(logits.begin(), logits.end(), logits_.data() + first * header_[0].n_vocab);
   }
 
-  LogitsSession session(const EvalCache* cache) {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    const int n_ctx = static_cast<int>((n_tokens_ + 255) / 256 * 256);
-    return LogitsSession(options_.model, cache, profile_, n_ctx,
-                         options_.n_threads > 0 ? options_.n_threads : cores);
+  // nullptr: the stock f16 cache.
+  LlamaSession session(const EvalCache* cache) {
+    load_llama(cache != nullptr ? cache->environment(profile_) : std::vector<std::string>());
+    LlamaSession s(options_.model);
+    LlamaSession::Context context = {
+        .n_tokens = static_cast<int>((n_tokens_ + 255) / 256 * 256),
+        .n_threads = options_.n_threads > 0 ? options_.n_threads : default_threads(),
+        .with_logits = true};
+    if (cache != nullptr && !cache->stock_type.empty()) context.cache_type = type_named(cache->stock_type);
+    s.open_context(context);
+    return s;
   }
 
   void base() {
-    LogitsSession s = session(nullptr);
+    LlamaSession s = session(nullptr);
     header_[0] = {s.n_vocab(), s.kv_mib()};
     if (static_cast<std::size_t>(s.n_vocab()) > kMaxVocab) throw Error("this vocabulary is too large");
-    const std::vector<llama_token> prompt = s.tokenize(read_text_file(options_.text, std::size_t{1} << 24));
+    std::vector<llama_token> prompt = s.tokenize(read_text_file(options_.text, std::size_t{1} << 24));
+    if (s.bos() != LLAMA_TOKEN_NULL) prompt.insert(prompt.begin(), s.bos());
     const auto n_prompt = static_cast<std::size_t>(options_.n_prompt);
     if (prompt.size() < n_prompt) {
       throw Error(
@@ -163,7 +178,7 @@ class DecodeEval {
   }
 
   void other(const EvalCache& cache) {
-    LogitsSession s = session(&cache);
+    LlamaSession s = session(&cache);
     header_[0].kv_mib = s.kv_mib();
     const int n = s.n_vocab();
     const auto n_prompt = static_cast<std::size_t>(options_.n_prompt);

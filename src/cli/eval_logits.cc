@@ -123,7 +123,7 @@ std::size_t feed_text(LlamaSession& session, const std::string& text, const Eval
     throw Error(fmt::format("the text {} has {} tokens; at least {} are needed, {} are better",
                             printable(options.text), n, kMinTokens, options.n_tokens));
   }
-  session.open_context(static_cast<int>(n), n_threads);
+  session.open_context({.n_tokens = static_cast<int>(n), .n_threads = n_threads});
   session.feed(chunks.front());
   return n;
 }
@@ -141,7 +141,7 @@ int eval_logits(const EvalLogitsOptions& options) {
 
   const Recorder recorder = load_recorder();
   recorder.listen(LayerListener::listen, &listener);
-  LlamaSession session(options.model, recorder);
+  LlamaSession session(options.model, recorder.device);
   const std::size_t n_tokens = feed_text(session, text, options, n_threads);
   if (listener.rows().empty()) {
     throw Error(fmt::format("the plugin saw no keys; {} has attention of a kind gtq does not know",

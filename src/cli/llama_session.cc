@@ -11,17 +11,21 @@
 #include <fstream>
 #include <set>
 
+#include "eval_cache.h"
 #include "ggml-backend.h"
 #include "gtq/error.h"
 #include "paths.h"
+#include "stock_program.h"
 
 namespace gtq::cli {
 namespace fs = std::filesystem;
 namespace {
 
-bool g_out_of_memory = false;  // llama.cpp reports this in its log only
+std::string g_log;             // llama.cpp says there, and nowhere else, how large its cache is
+bool g_out_of_memory = false;  // and this
 
-void log_errors(ggml_log_level level, const char* text, void*) {
+void keep_log(ggml_log_level level, const char* text, void*) {
+  g_log += text;
   static ggml_log_level last = GGML_LOG_LEVEL_NONE;
   if (level != GGML_LOG_LEVEL_CONT) last = level;
   if (last != GGML_LOG_LEVEL_ERROR) return;
@@ -79,19 +83,21 @@ int default_threads() {
   return std::max(1, static_cast<int>(cores.size()));
 }
 
-Recorder load_recorder() {
-  llama_log_set(log_errors, nullptr);
+void load_llama(const std::vector<std::string>& environment) {
+  llama_log_set(keep_log, nullptr);
   ggml_set_abort_callback(on_ggml_abort);
   std::atexit(on_exit_inside_llama);
-  unsetenv("GGML_BACKEND_PATH");  // may name the plugin, which must not load before GTQ_RECIPE is set
-  const fs::path plugin = plugin_path();
+  set_plugin_environment(environment);
   const fs::path dir = ggml_dir();
   ggml_backend_load_all_from_path(dir.c_str());
   if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
     throw Error(fmt::format("no CPU backend of llama.cpp in {}; build llama.cpp there", dir.string()));
   }
-  unsetenv("GTQ_PROFILE");
-  setenv("GTQ_RECIPE", "record", 1);
+}
+
+Recorder load_recorder() {
+  const fs::path plugin = plugin_path();
+  load_llama({"GTQ_RECIPE=record"});
   ggml_backend_reg_t reg = ggml_backend_load(plugin.c_str());
   if (reg == nullptr || ggml_backend_reg_dev_count(reg) == 0) {
     throw Error(fmt::format("llama.cpp refused the plugin {}; it belongs to another version of llama.cpp",
@@ -108,11 +114,10 @@ Recorder load_recorder() {
   return recorder;
 }
 
-LlamaSession::LlamaSession(const fs::path& model, const Recorder& recorder)
-    : path_(model), recorder_(recorder) {
-  ggml_backend_dev_t devices[] = {recorder_.device, nullptr};
+LlamaSession::LlamaSession(const fs::path& model, ggml_backend_dev_t device) : path_(model) {
+  ggml_backend_dev_t devices[] = {device, nullptr};
   llama_model_params params = llama_model_default_params();
-  params.devices = devices;
+  if (device != nullptr) params.devices = devices;
   params.n_gpu_layers = -1;
   model_.reset(llama_model_load_from_file(model.c_str(), params));
   if (!model_) throw_llama_failure(path_, "load");
@@ -138,6 +143,8 @@ llama_token LlamaSession::bos() const {
 }
 
 int LlamaSession::max_context() const { return llama_model_n_ctx_train(model_.get()); }
+int LlamaSession::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(model_.get())); }
+double LlamaSession::kv_mib() const { return logged_kv_mib(g_log); }
 
 std::vector<llama_token> LlamaSession::tokenize(std::string_view text) const {
   const llama_vocab* vocab = llama_model_get_vocab(model_.get());
@@ -150,11 +157,16 @@ std::vector<llama_token> LlamaSession::tokenize(std::string_view text) const {
   return tokens;
 }
 
-void LlamaSession::open_context(int n_tokens, int n_threads) {
+void LlamaSession::open_context(const Context& context) {
   llama_context_params params = llama_context_default_params();
-  params.n_ctx = params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(n_tokens);
-  params.n_outputs_max = 1;  // none is asked for; the default reserves a row of logits per token
-  params.n_threads = params.n_threads_batch = n_threads;
+  params.n_ctx = params.n_batch = static_cast<std::uint32_t>(context.n_tokens);
+  if (!context.with_logits) {
+    params.n_ubatch = params.n_batch;
+    params.n_outputs_max = 1;  // none is asked for; the default reserves a row of logits per token
+  }
+  params.n_threads = params.n_threads_batch = context.n_threads;
+  params.type_k = params.type_v = context.cache_type;
+  with_logits_ = context.with_logits;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
   g_inside_llama = true;
   context_.reset(llama_init_from_model(model_.get(), params));
@@ -166,22 +178,28 @@ void LlamaSession::open_context(int n_tokens, int n_threads) {
   }
 }
 
-void LlamaSession::feed(const std::vector<llama_token>& tokens) {
+void LlamaSession::clear() {
   llama_memory_clear(llama_get_memory(context_.get()), true);
+  position_ = 0;
+}
+
+std::span<const float> LlamaSession::feed(std::span<const llama_token> tokens) {
   llama_batch batch = llama_batch_init(static_cast<std::int32_t>(tokens.size()), 0, 1);
   batch.n_tokens = static_cast<std::int32_t>(tokens.size());
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     batch.token[i] = tokens[i];
-    batch.pos[i] = static_cast<llama_pos>(i);
+    batch.pos[i] = position_++;
     batch.n_seq_id[i] = 1;
     batch.seq_id[i][0] = 0;
-    batch.logits[i] = 0;
+    batch.logits[i] = with_logits_ ? 1 : 0;
   }
   g_inside_llama = true;
   const int status = llama_decode(context_.get(), batch);
   g_inside_llama = false;
   llama_batch_free(batch);
   if (status != 0) throw_llama_failure(path_, "run");
+  if (!with_logits_) return {};
+  return {llama_get_logits(context_.get()), tokens.size() * static_cast<std::size_t>(n_vocab())};
 }
 
 }  // namespace gtq::cli
