@@ -129,4 +129,28 @@ NormChoice choose_norm(const NormFit& fit) {
   return best;
 }
 
+bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
+  const KeyNorms& norms = key_norms();
+  constexpr float kRounding = 0x1p-21f;  // of the few operations here and there
+  float low[kTriedNorms];                // bounds of errors, y y left out: it is the same for all
+  float least_high = std::numeric_limits<float>::infinity();
+  for (int t = 0; t < kTriedNorms; ++t) {
+    const float ratio = fit.yc[t] / fit.cc[t], ratio_error = ratio * (2 * error + kRounding);
+    const int code = norms.grid.code(ratio - ratio_error);
+    if (code != norms.grid.code(ratio + ratio_error)) return false;
+    const float fitted = norms.norm[code];
+    const float cross = 2 * fitted * fit.yc[t], square = fitted * fitted * fit.cc[t];
+    const float slack = error * (cross + square) + kRounding * (fit.yy + cross + square);
+    low[t] = square - cross - slack;
+    const float high = square - cross + slack;
+    if (high < least_high) {
+      least_high = high;
+      *best = {t, code};
+    }
+  }
+  int n_possible = 0;
+  for (const float bound : low) n_possible += bound <= least_high ? 1 : 0;
+  return n_possible == 1;
+}
+
 }  // namespace gtq

@@ -1,7 +1,9 @@
-// Key rows. Everything but sums is done for 8 slots at a time; sums keep the order of docs/format.md, so in
-// them lanes stand for the norms that are tried. Included by encode_avx2.cc.
+// Key rows, 8 slots at a time. The format asks for sums in order; where a sum only decides something, it is
+// taken in another order first, and in order when the decision is closer than the errors of both. Included by
+// encode_avx2.cc.
 
-// Sums over slots, lane t for norm t that is tried: y c, c c. One more lane has y for c, so yc is y y there.
+// Sums over slots, lane t for norm t that is tried: y c, c c. One more lane has y for c, so yc is y y there. In
+// order, sums are made in these lanes.
 struct Fit {
   vf yc, cc;
 };
@@ -117,27 +119,109 @@ Fit fit_group(const CodeTree& tree, const float* y, const float* inverses) {
   return fit;
 }
 
-template <int kWidth>
-void put_group(const CodeTree& tree, const float* y, float inverse, std::uint8_t* out) {
-  put_nearest<kWidth>(tree, y, kGroup, inverse, out);
-}
-
 using FitGroup = Fit (*)(const CodeTree&, const float*, const float*);
-using PutGroup = void (*)(const CodeTree&, const float*, float, std::uint8_t*);
 constexpr FitGroup kFitGroup[] = {nullptr,      fit_group<1>, fit_group<2>, fit_group<3>,
                                   fit_group<4>, fit_group<5>, fit_group<6>};
-constexpr PutGroup kPutGroup[] = {nullptr,      put_group<1>, put_group<2>, put_group<3>,
-                                  put_group<4>, put_group<5>, put_group<6>};
 
-GTQ_INLINE NormChoice choose(const Fit& fit) {
+Fit fit_in_order(const KeyEncoding& e, const float* y, const float* inverses) {
+  Fit fit{};
+  for (int g = 0; g < e.head_dim / kGroup; ++g) {
+    const Fit group = kFitGroup[e.widths[g]](code_trees()[e.widths[g]], y + g * kGroup, inverses);
+    fit.yc += e.group_weight[g] * group.yc;
+    fit.cc += e.group_weight[g] * group.cc;
+  }
+  return fit;
+}
+
+// The same sums in any order: lanes stand for slots, and are summed in the end.
+struct LooseFit {
+  vf yc[kTriedNorms], cc[kTriedNorms], yy;
+  vf largest;  // |y|
+};
+
+GTQ_INLINE vf multiply_add(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+
+// Codebooks are symmetric, so signs are left out: y c is |y| |c|. A negative number on a threshold belongs to
+// the outer code, a positive one to the inner; so thresholds are compared with the next number above |y|.
+template <int kWidth>
+void add_loose_fit(const CodeTree& tree, const float* y, const float* inverses, float weight, LooseFit* sums) {
+  vf yc[kTriedNorms] = {}, cc[kTriedNorms] = {}, yy{};
+  GTQ_UNROLL
+  for (int half = 0; half < kGroup; half += 8) {
+    const vf x = load<vf>(y + half);
+    const vf size = reinterpret_cast<vf>(reinterpret_cast<vi>(x) & INT32_MAX);
+    const vi one_if_positive = -(x > 0.0f);
+    yy = multiply_add(size, size, yy);
+    sums->largest = max(sums->largest, size);
+    GTQ_UNROLL
+    for (int t = 0; t < kTriedNorms; ++t) {
+      const vi above = reinterpret_cast<vi>(size * inverses[t]) + 1 - one_if_positive;
+      const vf c = nearest_size<kWidth>(tree, reinterpret_cast<vf>(above));
+      yc[t] = multiply_add(size, c, yc[t]);
+      cc[t] = multiply_add(c, c, cc[t]);
+    }
+  }
+  const vf w = splat(weight);
+  GTQ_UNROLL
+  for (int t = 0; t < kTriedNorms; ++t) {
+    sums->yc[t] = multiply_add(w, yc[t], sums->yc[t]);
+    sums->cc[t] = multiply_add(w, cc[t], sums->cc[t]);
+  }
+  sums->yy = multiply_add(w, yy, sums->yy);
+}
+
+using AddLooseFit = void (*)(const CodeTree&, const float*, const float*, float, LooseFit*);
+constexpr AddLooseFit kAddLooseFit[] = {nullptr,          add_loose_fit<1>, add_loose_fit<2>, add_loose_fit<3>,
+                                        add_loose_fit<4>, add_loose_fit<5>, add_loose_fit<6>};
+
+// Lane i: sum of the lanes of row i.
+GTQ_INLINE vf lane_sums(vf (&rows)[8]) {
+  transpose(rows);
+  return (rows[0] + rows[1] + (rows[2] + rows[3])) + (rows[4] + rows[5] + (rows[6] + rows[7]));
+}
+
+// Returns false where numbers are too large or too small for errors to be relative.
+bool fit_loosely(const KeyEncoding& e, const float* y, const float* inverses, Fit* fit) {
+  const CodeTree* trees = code_trees();
+  LooseFit sums{};
+  for (int g = 0; g < e.head_dim / kGroup; ++g) {
+    const int width = e.widths[g];
+    kAddLooseFit[width](trees[width], y + g * kGroup, inverses, e.group_weight[g], &sums);
+  }
+  static_assert(kTriedNorms == 5);
+  vf yc[8] = {sums.yc[0], sums.yc[1], sums.yc[2], sums.yc[3], sums.yc[4], sums.yy};
+  vf cc[8] = {sums.cc[0], sums.cc[1], sums.cc[2], sums.cc[3], sums.cc[4]};
+  *fit = {lane_sums(yc), lane_sums(cc)};
+  return fit->yc[kEnergyLane] > 0x1p-60f && lane_max(sums.largest) < 0x1p50f;
+}
+
+GTQ_INLINE NormFit norm_fit(const Fit& fit) {
   NormFit sums;
   for (int t = 0; t < kTriedNorms; ++t) {
     sums.yc[t] = fit.yc[t];
     sums.cc[t] = fit.cc[t];
   }
   sums.yy = fit.yc[kEnergyLane];
-  return choose_norm(sums);
+  return sums;
 }
+
+// The sums of the format round n_groups + 17 times, loose ones n_groups + 10 times, each time by up to 2^-24 of
+// a sum of numbers that are not negative.
+NormChoice choose(const KeyEncoding& e, const float* y, const float* inverses) {
+  const float error = 0x1p-24f * static_cast<float>(2 * (e.head_dim / kGroup) + 28);
+  Fit fit;
+  NormChoice best;
+  if (fit_loosely(e, y, inverses, &fit) && choose_norm_surely(norm_fit(fit), error, &best)) return best;
+  return choose_norm(norm_fit(fit_in_order(e, y, inverses)));
+}
+
+template <int kWidth>
+void put_group(const CodeTree& tree, const float* y, float inverse, std::uint8_t* out) {
+  put_nearest<kWidth>(tree, y, kGroup, inverse, out);
+}
+using PutGroup = void (*)(const CodeTree&, const float*, float, std::uint8_t*);
+constexpr PutGroup kPutGroup[] = {nullptr,      put_group<1>, put_group<2>, put_group<3>,
+                                  put_group<4>, put_group<5>, put_group<6>};
 
 void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::uint8_t* row) {
   float clean[kMaxDims], residuals[2 * kMaxDims], y[kMaxDims];
@@ -149,17 +233,10 @@ void encode_key(const KeyEncoding& e, const float* key, const float* turn, std::
   float inverses[kTriedNorms];
   try_norms(__builtin_sqrtf(sum / e.total_weight), inverses);
 
-  const CodeTree* trees = code_trees();
-  const int n_groups = e.head_dim / kGroup;
-  Fit fit{};
-  for (int g = 0; g < n_groups; ++g) {
-    const Fit group = kFitGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverses);
-    fit.yc += e.group_weight[g] * group.yc;
-    fit.cc += e.group_weight[g] * group.cc;
-  }
-  const NormChoice best = choose(fit);
+  const NormChoice best = choose(e, y, inverses);
   *row++ = static_cast<std::uint8_t>(c << 7 | best.norm_code);
-  for (int g = 0; g < n_groups; ++g) {
+  const CodeTree* trees = code_trees();
+  for (int g = 0; g < e.head_dim / kGroup; ++g) {
     kPutGroup[e.widths[g]](trees[e.widths[g]], y + g * kGroup, inverses[best.tried], row);
     row += 2 * e.widths[g];
   }

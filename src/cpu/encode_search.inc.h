@@ -33,6 +33,18 @@ GTQ_INLINE vf centroids_of(const CodeTree& tree, vi code) {
   return pick<(1 << kWidth)>(tree.centroids, code);
 }
 
+// Nearest positive centroid to a positive number, by the upper halves of all levels.
+template <int kWidth, int kLevel = 1>
+GTQ_INLINE vf nearest_size(const CodeTree& tree, vf x, vi code = vi{}) {
+  if constexpr (kLevel == kWidth) {
+    return pick<(1 << (kWidth - 1))>(tree.centroids + (1 << (kWidth - 1)), code);
+  } else {
+    constexpr int kHalf = 1 << (kLevel - 1);
+    const vi above = x > pick<kHalf>(tree.thresholds[kLevel] + kHalf, code);  // -1 where it is
+    return nearest_size<kWidth, kLevel + 1>(tree, x, code + code - above);
+  }
+}
+
 // One stage of a Hadamard transform: partners stand in `swapped`, lanes of the second one have the sign bit.
 GTQ_INLINE vf butterfly(vf x, vf swapped, vi second) {
   return swapped + reinterpret_cast<vf>(reinterpret_cast<vi>(x) ^ second);
