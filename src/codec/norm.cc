@@ -40,6 +40,8 @@ class NormGrid {
     const int first = first_code_[(std::bit_cast<std::uint32_t>(norm) - kFirstBits) >> kCellShift];
     return first + (norm >= starts_[first + 1] ? 1 : 0);
   }
+  // Whether norms up to `high` have the code of a lower one.
+  bool holds(int code, float high) const { return high < starts_[code + 1]; }
 
  private:
   // Norms outside are coded as the ends. Positive floats ascend as their bits do; with 5 bits of the mantissa a
@@ -104,12 +106,27 @@ std::uint8_t value_norm_byte(float norm) {
   return norm > 0.0f ? static_cast<std::uint8_t>(grid.code(norm)) : std::uint8_t{0};
 }
 
-void try_norms(float rms, float* inverse) {
-  const KeyNorms& norms = key_norms();
-  const int middle = norms.grid.code(rms);
+namespace {
+
+void try_around(const KeyNorms& norms, int middle, float* inverse) {
   for (int t = 0; t < kTriedNorms; ++t) {
     inverse[t] = norms.inverse[std::clamp(middle + 2 * (t - kTriedNorms / 2), 0, 127)];
   }
+}
+
+}  // namespace
+
+void try_norms(float rms, float* inverse) {
+  const KeyNorms& norms = key_norms();
+  try_around(norms, norms.grid.code(rms), inverse);
+}
+
+bool try_norms_surely(float rms, float error, float* inverse) {
+  const KeyNorms& norms = key_norms();
+  const int middle = norms.grid.code(rms - rms * error);
+  if (!norms.grid.holds(middle, rms + rms * error)) return false;
+  try_around(norms, middle, inverse);
+  return true;
 }
 
 NormChoice choose_norm(const NormFit& fit) {
@@ -137,7 +154,7 @@ bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
   for (int t = 0; t < kTriedNorms; ++t) {
     const float ratio = fit.yc[t] / fit.cc[t], ratio_error = ratio * (2 * error + kRounding);
     const int code = norms.grid.code(ratio - ratio_error);
-    if (code != norms.grid.code(ratio + ratio_error)) return false;
+    if (!norms.grid.holds(code, ratio + ratio_error)) return false;
     const float fitted = norms.norm[code];
     const float cross = 2 * fitted * fit.yc[t], square = fitted * fitted * fit.cc[t];
     const float slack = error * (cross + square) + kRounding * (fit.yy + cross + square);

@@ -104,3 +104,10 @@ GTQ_INLINE vf finite(vf x) {
   constexpr std::int32_t kExponent = 0x7f800000;
   return (reinterpret_cast<vi>(x) & kExponent) != kExponent ? x : vf{};
 }
+
+// Sum of the lanes, in pairs.
+GTQ_INLINE float tree_sum(vf x) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
