@@ -151,6 +151,7 @@ bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
   constexpr float kRounding = 0x1p-21f;  // of the few operations here and there
   float low[kTriedNorms];                // bounds of errors, y y left out: it is the same for all
   float least_high = std::numeric_limits<float>::infinity();
+  int tried = 0, codes[kTriedNorms];
   for (int t = 0; t < kTriedNorms; ++t) {
     const float ratio = fit.yc[t] / fit.cc[t], ratio_error = ratio * (2 * error + kRounding);
     const int code = norms.grid.code(ratio - ratio_error);
@@ -160,11 +161,12 @@ bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
     const float slack = error * (cross + square) + kRounding * (fit.yy + cross + square);
     low[t] = square - cross - slack;
     const float high = square - cross + slack;
-    if (high < least_high) {
-      least_high = high;
-      *best = {t, code};
-    }
+    const bool better = high < least_high;  // without a branch, which would be guessed wrong
+    least_high = better ? high : least_high;
+    tried = better ? t : tried;
+    codes[t] = code;
   }
+  *best = {tried, codes[tried]};
   int n_possible = 0;
   for (const float bound : low) n_possible += bound <= least_high ? 1 : 0;
   return n_possible == 1;

@@ -8,6 +8,7 @@ struct Fit {
   vf yc, cc;
 };
 constexpr int kEnergyLane = kTriedNorms;
+constexpr int kLargestLane = kEnergyLane + 1;  // of loose sums: at least the largest |y|
 
 // A mean key at the position of a turn, as Rope::apply_turn. Plain loops: the compiler makes vectors of them.
 GTQ_INLINE void turn_mean(const KeyEncoding& e, const float* __restrict turn, const float* __restrict mean,
@@ -207,10 +208,10 @@ bool fit_loosely(const KeyEncoding& e, const float* y, const float* inverses, Fi
     kAddLooseFit[width](trees[width], y + g * kGroup, inverses, e.group_weight[g], &sums);
   }
   static_assert(kTriedNorms == 5);
-  vf yc[8] = {sums.yc[0], sums.yc[1], sums.yc[2], sums.yc[3], sums.yc[4], sums.yy};
+  vf yc[8] = {sums.yc[0], sums.yc[1], sums.yc[2], sums.yc[3], sums.yc[4], sums.yy, sums.largest};
   vf cc[8] = {sums.cc[0], sums.cc[1], sums.cc[2], sums.cc[3], sums.cc[4]};
   *fit = {lane_sums(yc), lane_sums(cc)};
-  return fit->yc[kEnergyLane] > 0x1p-60f && lane_max(sums.largest) < 0x1p50f;
+  return fit->yc[kEnergyLane] > 0x1p-60f && fit->yc[kLargestLane] < 0x1p50f;
 }
 
 GTQ_INLINE NormFit norm_fit(const Fit& fit) {

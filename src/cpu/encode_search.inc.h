@@ -28,6 +28,19 @@ GTQ_INLINE vi nearest_codes(const CodeTree& tree, vf x, vi code = vi{}) {
   }
 }
 
+// Codes of x; lanes of `differ` become nonzero where those of `other` are different ones.
+template <int kWidth, int kLevel = 0>
+GTQ_INLINE vi nearest_codes_of_both(const CodeTree& tree, vf x, vf other, vi* differ, vi code = vi{}) {
+  if constexpr (kLevel == kWidth) {
+    return code;
+  } else {
+    const vf threshold = pick<(1 << kLevel)>(tree.thresholds[kLevel], code);
+    const vi above = x > threshold;
+    *differ |= above ^ (other > threshold);
+    return nearest_codes_of_both<kWidth, kLevel + 1>(tree, x, other, differ, code + code - above);
+  }
+}
+
 template <int kWidth>
 GTQ_INLINE vf centroids_of(const CodeTree& tree, vi code) {
   return pick<(1 << kWidth)>(tree.centroids, code);

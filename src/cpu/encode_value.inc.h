@@ -41,8 +41,7 @@ bool put_value(const CodeTree& tree, const float* y, int n, Bounds sum, std::uin
   vf coded_lanes{};
   for (int i = 0; i < n; i += 8, out += kWidth) {
     const vf x = load<vf>(y + i);
-    const vi codes = nearest_codes<kWidth>(tree, x * inverse);
-    differ |= codes ^ nearest_codes<kWidth>(tree, x * other_inverse);
+    const vi codes = nearest_codes_of_both<kWidth>(tree, x * inverse, x * other_inverse, &differ);
     const vf centroids = centroids_of<kWidth>(tree, codes);
     store(squares + i, centroids * centroids);
     coded_lanes += centroids * centroids;
