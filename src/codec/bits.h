@@ -36,11 +36,15 @@ inline void pack_codes(const std::uint8_t* codes, int n, int width, std::uint8_t
   }
 }
 
-// Eight codes, the bytes of the result.
+// Eight codes from the low 8 * width bits, the bytes of the result.
+inline std::uint64_t part_eight(std::uint64_t x, int width) {
+  return part_fields(part_fields(part_fields(x, 32, 4 * width), 16, 2 * width), 8, width);
+}
+
 inline std::uint64_t unpack_eight(const std::uint8_t* in, int width) {
   std::uint64_t x = 0;
   for (int byte = 0; byte < width; ++byte) x |= std::uint64_t{in[byte]} << (8 * byte);
-  return part_fields(part_fields(part_fields(x, 32, 4 * width), 16, 2 * width), 8, width);
+  return part_eight(x, width);
 }
 
 inline void unpack_codes(const std::uint8_t* in, int n, int width, std::uint8_t* codes) {

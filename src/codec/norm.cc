@@ -40,6 +40,8 @@ class NormGrid {
     const int first = first_code_[(std::bit_cast<std::uint32_t>(norm) - kFirstBits) >> kCellShift];
     return first + (norm >= starts_[first + 1] ? 1 : 0);
   }
+  // Whether norms up to `high` have the code of a lower one.
+  bool holds(int code, float high) const { return high < starts_[code + 1]; }
 
  private:
   // Norms outside are coded as the ends. Positive floats ascend as their bits do; with 5 bits of the mantissa a
@@ -104,12 +106,27 @@ std::uint8_t value_norm_byte(float norm) {
   return norm > 0.0f ? static_cast<std::uint8_t>(grid.code(norm)) : std::uint8_t{0};
 }
 
-void try_norms(float rms, float* inverse) {
-  const KeyNorms& norms = key_norms();
-  const int middle = norms.grid.code(rms);
+namespace {
+
+void try_around(const KeyNorms& norms, int middle, float* inverse) {
   for (int t = 0; t < kTriedNorms; ++t) {
     inverse[t] = norms.inverse[std::clamp(middle + 2 * (t - kTriedNorms / 2), 0, 127)];
   }
+}
+
+}  // namespace
+
+void try_norms(float rms, float* inverse) {
+  const KeyNorms& norms = key_norms();
+  try_around(norms, norms.grid.code(rms), inverse);
+}
+
+bool try_norms_surely(float rms, float error, float* inverse) {
+  const KeyNorms& norms = key_norms();
+  const int middle = norms.grid.code(rms - rms * error);
+  if (!norms.grid.holds(middle, rms + rms * error)) return false;
+  try_around(norms, middle, inverse);
+  return true;
 }
 
 NormChoice choose_norm(const NormFit& fit) {
@@ -127,6 +144,32 @@ NormChoice choose_norm(const NormFit& fit) {
     }
   }
   return best;
+}
+
+bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
+  const KeyNorms& norms = key_norms();
+  constexpr float kRounding = 0x1p-21f;  // of the few operations here and there
+  float low[kTriedNorms];                // bounds of errors, y y left out: it is the same for all
+  float least_high = std::numeric_limits<float>::infinity();
+  int tried = 0, codes[kTriedNorms];
+  for (int t = 0; t < kTriedNorms; ++t) {
+    const float ratio = fit.yc[t] / fit.cc[t], ratio_error = ratio * (2 * error + kRounding);
+    const int code = norms.grid.code(ratio - ratio_error);
+    if (!norms.grid.holds(code, ratio + ratio_error)) return false;
+    const float fitted = norms.norm[code];
+    const float cross = 2 * fitted * fit.yc[t], square = fitted * fitted * fit.cc[t];
+    const float slack = error * (cross + square) + kRounding * (fit.yy + cross + square);
+    low[t] = square - cross - slack;
+    const float high = square - cross + slack;
+    const bool better = high < least_high;  // without a branch, which would be guessed wrong
+    least_high = better ? high : least_high;
+    tried = better ? t : tried;
+    codes[t] = code;
+  }
+  *best = {tried, codes[tried]};
+  int n_possible = 0;
+  for (const float bound : low) n_possible += bound <= least_high ? 1 : 0;
+  return n_possible == 1;
 }
 
 }  // namespace gtq

@@ -23,6 +23,12 @@ struct NormChoice {
 };
 
 void try_norms(float rms, float* inverse);  // [kTriedNorms]
+// The same; false where another rms, different by `error` of itself, gives others.
+bool try_norms_surely(float rms, float error, float* inverse);
+
 NormChoice choose_norm(const NormFit& fit);
+// The same from sums that may differ by `error` of themselves; false where others might choose differently.
+// y c must not be negative for any slot.
+bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best);
 
 }  // namespace gtq

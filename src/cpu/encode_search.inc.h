@@ -28,9 +28,34 @@ GTQ_INLINE vi nearest_codes(const CodeTree& tree, vf x, vi code = vi{}) {
   }
 }
 
+// Codes of x; lanes of `differ` become nonzero where those of `other` are different ones.
+template <int kWidth, int kLevel = 0>
+GTQ_INLINE vi nearest_codes_of_both(const CodeTree& tree, vf x, vf other, vi* differ, vi code = vi{}) {
+  if constexpr (kLevel == kWidth) {
+    return code;
+  } else {
+    const vf threshold = pick<(1 << kLevel)>(tree.thresholds[kLevel], code);
+    const vi above = x > threshold;
+    *differ |= above ^ (other > threshold);
+    return nearest_codes_of_both<kWidth, kLevel + 1>(tree, x, other, differ, code + code - above);
+  }
+}
+
 template <int kWidth>
 GTQ_INLINE vf centroids_of(const CodeTree& tree, vi code) {
   return pick<(1 << kWidth)>(tree.centroids, code);
+}
+
+// Nearest positive centroid to a positive number, by the upper halves of all levels.
+template <int kWidth, int kLevel = 1>
+GTQ_INLINE vf nearest_size(const CodeTree& tree, vf x, vi code = vi{}) {
+  if constexpr (kLevel == kWidth) {
+    return pick<(1 << (kWidth - 1))>(tree.centroids + (1 << (kWidth - 1)), code);
+  } else {
+    constexpr int kHalf = 1 << (kLevel - 1);
+    const vi above = x > pick<kHalf>(tree.thresholds[kLevel] + kHalf, code);  // -1 where it is
+    return nearest_size<kWidth, kLevel + 1>(tree, x, code + code - above);
+  }
 }
 
 // One stage of a Hadamard transform: partners stand in `swapped`, lanes of the second one have the sign bit.
@@ -91,4 +116,11 @@ GTQ_INLINE void put_nearest(const CodeTree& tree, const float* y, int n, float i
 GTQ_INLINE vf finite(vf x) {
   constexpr std::int32_t kExponent = 0x7f800000;
   return (reinterpret_cast<vi>(x) & kExponent) != kExponent ? x : vf{};
+}
+
+// Sum of the lanes, in pairs.
+GTQ_INLINE float tree_sum(vf x) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }

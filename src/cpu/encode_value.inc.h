@@ -16,11 +16,14 @@ struct Bounds {
 };
 
 // n numbers, none negative. A sum is off by n / 2^24 of itself in order, by less than that in lanes.
+GTQ_INLINE Bounds bound_lanes(vf lanes, int n) {
+  const float sum = tree_sum(lanes), error = 0x1p-22f * static_cast<float>(n);
+  return {sum * (1 - error), sum * (1 + error)};
+}
 GTQ_INLINE Bounds bound_sum(const float* x, int n) {
   vf lanes{};
   for (int i = 0; i < n; i += 8) lanes += load<vf>(x + i);
-  const float sum = lane_sum(lanes), error = 0x1p-22f * static_cast<float>(n);
-  return {sum * (1 - error), sum * (1 + error)};
+  return bound_lanes(lanes, n);
 }
 
 GTQ_INLINE float inverse_norm(float sum, int n) {
@@ -35,16 +38,17 @@ bool put_value(const CodeTree& tree, const float* y, int n, Bounds sum, std::uin
   float squares[kMaxDims];
   std::uint8_t* out = row + 1;
   vi differ{};
+  vf coded_lanes{};
   for (int i = 0; i < n; i += 8, out += kWidth) {
     const vf x = load<vf>(y + i);
-    const vi codes = nearest_codes<kWidth>(tree, x * inverse);
-    differ |= codes ^ nearest_codes<kWidth>(tree, x * other_inverse);
+    const vi codes = nearest_codes_of_both<kWidth>(tree, x * inverse, x * other_inverse, &differ);
     const vf centroids = centroids_of<kWidth>(tree, codes);
     store(squares + i, centroids * centroids);
+    coded_lanes += centroids * centroids;
     put_codes<kWidth>(codes, out);
   }
   if (any_lane(differ)) return false;
-  const Bounds coded = bound_sum(squares, n);
+  const Bounds coded = bound_lanes(coded_lanes, n);
   row[0] = value_norm_byte(__builtin_sqrtf(sum.low / coded.high));
   if (row[0] == value_norm_byte(__builtin_sqrtf(sum.high / coded.low))) return true;
   if (sum.low != sum.high) return false;

@@ -66,6 +66,36 @@ inline std::uint32_t with_codes(std::uint32_t lane, const Part& part, std::uint3
   return (lane & ~(mask << part.shift << at)) | bits << part.shift << at;
 }
 
+template <class Word>
+inline std::uint64_t load_word(const std::uint8_t* p) {
+  Word word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// The 16 codes of a quant_group, 2 * kWidth bytes, as the bytes of two numbers.
+struct Sixteen {
+  std::uint64_t first, second;
+};
+template <int kWidth>
+inline Sixteen unpack_sixteen(const std::uint8_t* row) {
+  constexpr int kBits = 8 * kWidth;
+  constexpr std::uint64_t kMask = (std::uint64_t{1} << kBits) - 1;
+  std::uint64_t low = 0, high = 0;
+  if constexpr (kWidth == 1) {
+    low = load_word<std::uint16_t>(row);
+  } else if constexpr (kWidth == 2) {
+    low = load_word<std::uint32_t>(row);
+  } else if constexpr (kWidth == 3) {
+    low = load_word<std::uint32_t>(row) | load_word<std::uint16_t>(row + 4) << 32;
+  } else {
+    low = load_word<std::uint64_t>(row);
+    if constexpr (kWidth == 5) high = load_word<std::uint16_t>(row + 8) << (64 - kBits);
+    if constexpr (kWidth == 6) high = load_word<std::uint32_t>(row + 8) << (64 - kBits);
+  }
+  return {part_eight(low & kMask, kWidth), part_eight(low >> kBits | high, kWidth)};
+}
+
 // Four neighbouring codes into a lane of a key unit; `words` are those of the lane.
 template <int kWidth, int kOutput, int kPart = 0>
 inline void put_four_codes(std::uint32_t* words, std::uint32_t codes) {
@@ -81,13 +111,13 @@ inline void put_four_codes(std::uint32_t* words, std::uint32_t codes) {
 // points at it in word 0. Every word is read and written once.
 template <int kWidth, int kOutput>
 void put_key_codes(std::uint8_t* lane, const std::uint8_t* row) {
-  const std::uint64_t eights[] = {unpack_eight(row, kWidth), unpack_eight(row + kWidth, kWidth)};
+  const auto [first, second] = unpack_sixteen<kWidth>(row);
   std::uint32_t words[kWidth];
   for (int w = 0; w < kWidth; ++w) std::memcpy(&words[w], lane + w * kWordBytes, 4);
-  put_four_codes<kWidth, kOutput>(words, static_cast<std::uint32_t>(eights[0]));
-  put_four_codes<kWidth, kOutput + 1>(words, static_cast<std::uint32_t>(eights[0] >> 32));
-  put_four_codes<kWidth, kOutput + 2>(words, static_cast<std::uint32_t>(eights[1]));
-  put_four_codes<kWidth, kOutput + 3>(words, static_cast<std::uint32_t>(eights[1] >> 32));
+  put_four_codes<kWidth, kOutput>(words, static_cast<std::uint32_t>(first));
+  put_four_codes<kWidth, kOutput + 1>(words, static_cast<std::uint32_t>(first >> 32));
+  put_four_codes<kWidth, kOutput + 2>(words, static_cast<std::uint32_t>(second));
+  put_four_codes<kWidth, kOutput + 3>(words, static_cast<std::uint32_t>(second >> 32));
   for (int w = 0; w < kWidth; ++w) std::memcpy(lane + w * kWordBytes, &words[w], 4);
 }
 
@@ -96,7 +126,8 @@ template <int kWidth>
 void put_value_codes(std::uint8_t* unit, const Output& output, int byte, const std::uint8_t* row) {
   // Written at once: loads wider than the stores before them would wait.
   using Eights = std::uint64_t __attribute__((vector_size(kGroupDims)));
-  const Eights eights = {unpack_eight(row, kWidth), unpack_eight(row + kWidth, kWidth)};
+  const auto [first, second] = unpack_sixteen<kWidth>(row);
+  const Eights eights = {first, second};
   std::uint8_t codes[kGroupDims];
   std::memcpy(codes, &eights, sizeof codes);
   std::uint32_t lanes[kGroupDims];

@@ -28,7 +28,7 @@ struct KeyEncoding {
   const std::uint16_t* dims;  // [head_dim] slot -> dim
   const std::uint8_t* widths;
   const float* gain;          // [head_dim] by slot: sign * scale
-  const double* weight;       // [head_dim] by dim
+  const float* weight;        // [head_dim] by dim, the largest is 1
   const float* group_weight;  // [head_dim / 16]
   float total_weight;         // their sum times 16
   bool one_mean;              // both mean keys are the same

@@ -29,9 +29,10 @@ RowTables::RowTables(const HeadPlan& plan, const Rope& rope, const KeyCodec& key
                      const ValueCodec& value_codec) {
   const int d = plan.head_dim_k;
   weight_.resize(d);
+  const float largest = *std::max_element(plan.weight.begin(), plan.weight.end());
   for (int slot = 0; slot < d; ++slot) {
     key_gain_.push_back(rotation_sign(0, slot) * plan.scale[slot]);
-    weight_[plan.dims[slot]] = plan.weight[slot];
+    weight_[plan.dims[slot]] = largest > 0.0f ? plan.weight[slot] / largest : 0.0f;
   }
   for (int dim = 0; dim < plan.head_dim_v; ++dim) {
     value_gain_.push_back(rotation_sign(1, dim) * (1.0f / plan.v_rms));

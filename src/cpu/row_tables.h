@@ -21,8 +21,7 @@ class RowTables {
  private:
   KeyEncoding key_{};
   ValueEncoding value_{};
-  std::vector<float> key_gain_, value_gain_;
-  std::vector<double> weight_;
+  std::vector<float> key_gain_, value_gain_, weight_;
 };
 
 TurnAngles turn_angles(const Rope& rope);
