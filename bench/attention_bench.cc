@@ -151,7 +151,7 @@ class Packed {
     layer.rope.mode = RopeMode::kNeox;
     layer.rope.n_rot = d;
     layer.rope.freq_base = 5e5f;
-    codec_ = std::make_unique<LayerCodec>(layer, Budget{bits, bits});
+    codec_ = std::make_unique<LayerCodec>(layer, Budget{1.0 * bits, 1.0 * bits});
     caches_.push_back(test::random_cache(random, *codec_, test::consecutive(shape.kv_len, 0), false));
     for (int n = copies(options, cache_bytes()); static_cast<int>(caches_.size()) < n;) {
       caches_.push_back(caches_[0]);

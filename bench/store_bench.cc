@@ -92,7 +92,7 @@ int main() {
       test::Random random(1);
       const LayerProfile layer =
           test::random_layer(random, bench::kHeads, bench::kHeads, head_dim, head_dim, 1.0f);
-      const LayerCodec codec(layer, Budget{bits, bits});
+      const LayerCodec codec(layer, Budget{1.0 * bits, 1.0 * bits});
       bench::Inputs in = bench::make_inputs(random, codec);
       const std::string shape = fmt::format("{} k{}v{}", head_dim, bits, bits);
       for (const cpu::Kernel& kernel : cpu::supported_kernels()) bench::run(kernel, codec, in, shape);

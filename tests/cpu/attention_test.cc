@@ -118,7 +118,8 @@ Case random_case(unsigned seed, bool prefill, int most_cells = 300) {
   const float shares[] = {0.0f, 0.5f, 1.0f};
   c.layer =
       random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
-  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{random_int(random, 1, 6), random_int(random, 1, 6)});
+  c.codec = std::make_unique<LayerCodec>(
+      c.layer, Budget{1.0 * random_int(random, 1, 6), 1.0 * random_int(random, 1, 6)});
   c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, most_cells)),
                          random_int(random, 0, 2) == 0);
   const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);

@@ -22,7 +22,7 @@ TEST(LayerCodec, StoresAndLoadsRowsBitExactly) {
     const int n_kv_heads = random_int(random, 1, 3);
     const LayerProfile layer = random_layer(random, n_kv_heads, n_kv_heads, 16 * random_int(random, 1, 16),
                                             16 * random_int(random, 1, 16), 0.5f);
-    const LayerCodec codec(layer, Budget{1 + round % 6, 1 + round / 6 % 6});
+    const LayerCodec codec(layer, Budget{1.0 + round % 6, 1.0 + round / 6 % 6});
     const Rows keys = random_rows(random, kCells, codec.key_token_bytes());
     const Rows values = random_rows(random, kCells, codec.value_token_bytes());
     std::vector<std::uint8_t> key_pages(3 * codec.key_page_bytes(), 0xa5);
@@ -78,8 +78,8 @@ TEST(LayerCodec, PagesHoldNothingButRows) {
   Random random(6);
   const LayerProfile layer = random_layer(random, 4, 2, 128, 96, 0.5f);
   const LayerCodec codec(layer, Budget{3, 5});
-  EXPECT_EQ(codec.key_token_bytes(), 2 * key_row_bytes(128, 3));
-  EXPECT_EQ(codec.value_token_bytes(), 2 * value_row_bytes(96, 5));
+  EXPECT_EQ(codec.key_token_bytes(), 2 * key_row_bytes(codec.plan(0)));
+  EXPECT_EQ(codec.value_token_bytes(), 2 * value_row_bytes(codec.plan(0)));
   EXPECT_EQ(codec.key_page_bytes(), kPageTokens * codec.key_token_bytes());
   EXPECT_EQ(codec.value_page_bytes(), kPageTokens * codec.value_token_bytes());
 }
