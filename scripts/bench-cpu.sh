@@ -30,7 +30,9 @@ shift $((OPTIND - 1))
 [ $# -le 1 ] || die "$usage"
 [[ $rounds =~ ^[1-9][0-9]*$ && $threads =~ ^[1-9][0-9]*$ ]] || die "$usage"
 [[ $depths =~ ^[0-9]+(,[0-9]+)*$ ]] || die "depths are numbers with commas between them, not '$depths'"
-[[ $caches =~ ^(f16|q[458]_[01]|k[1-6]v[1-6])(,(f16|q[458]_[01]|k[1-6]v[1-6]))*$ ]] ||
+readonly bits='[1-6](\.[0-9]?[1-9])?'  # as the plugin prints them, see check_packed
+readonly known="(f16|q[458]_[01]|k${bits}v${bits})"
+[[ $caches =~ ^$known(,$known)*$ ]] ||
   die "caches are names such as f16, q8_0, q4_0 or k3v3 with commas between them, not '$caches'"
 IFS=, read -r -a caches <<<"$caches"
 IFS=, read -r -a depths <<<"$depths"

@@ -14,15 +14,17 @@ inline constexpr int kGroupDims = 16;  // dims of a quant_group = 8 rope_blocks
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 6;
 
-// Average nominal bits per value of keys and of values; true bits add one norm byte per key and per value.
+// Average nominal bits per value of keys and of values, 1 to 6 in steps of 0.01; true bits add one norm byte
+// per key and per value.
 struct Budget {
-  int k_bits = 4;
-  int v_bits = 4;
+  double k_bits = 4;
+  double v_bits = 4;
 };
 
-// "k4v4" -> {4, 4}. Throws Error for anything but k<1..6>v<1..6>.
+// "k4v4" -> {4, 4}, "k3.5v3.25" -> {3.5, 3.25}. Throws Error for anything else.
 Budget parse_budget(std::string_view text);
 std::string to_string(const Budget& budget);
+int hundredths(double bits);  // 3.25 -> 325
 
 // How one KV head is coded. A slot is a place in coded order: slot 16 g + 2 b + r is dim r of rope_block b of
 // quant_group g. Groups are ascending by width.
@@ -39,7 +41,14 @@ struct HeadPlan {
   float v_rms = 0;  // reference of the value norm, > 0
 };
 
-// One plan per KV head of the layer. Sum of widths = k_bits * number of groups, always.
+// The budget of each layer of a model, in their order: a whole number of bits for all groups of a key together
+// and one width for values, the same for all heads of the layer. What lies between two such steps goes to the
+// first layers. The average over the model's values misses the budget by less than one step of one layer and
+// never exceeds it.
+std::vector<Budget> share_budget(const Profile& profile, const Budget& budget);
+
+// One plan per KV head of the layer. Sum of widths = k_bits * number of groups, which must be a whole number,
+// as v_bits must.
 std::vector<HeadPlan> plan_layer(const LayerProfile& layer, const Budget& budget);
 
 // Mean squared error of the width-bit Lloyd-Max codebook on a unit Gaussian (codec.h), width 1..6.

@@ -31,8 +31,8 @@ float key_norm(std::uint8_t norm_byte);
 int key_mean_index(std::uint8_t norm_byte);
 float value_norm(std::uint8_t norm_byte);  // relative to v_rms
 
-std::size_t key_row_bytes(int head_dim, int k_bits);
-std::size_t value_row_bytes(int head_dim, int v_bits);
+std::size_t key_row_bytes(const HeadPlan& plan);
+std::size_t value_row_bytes(const HeadPlan& plan);
 
 class KeyCodec {
  public:

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cmath>
 
 #include "gtq/allocation.h"
 #include "gtq/error.h"
@@ -13,9 +14,31 @@ namespace {
 constexpr std::array<double, kMaxWidth> kDistortion = {0.36338022763, 0.11748184783, 0.03454776079,
                                                        0.00950100801, 0.00250466836, 0.00064423967};
 
-bool is_width(char c) { return c >= '0' + kMinWidth && c <= '0' + kMaxWidth; }
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-double true_bits(int head_dim, int bits) {
+// Takes a number such as 3, 3.5 or 3.25 from the front of the text; 0 when there is none in range.
+double take_bits(std::string_view& text) {
+  if (text.empty() || !is_digit(text[0])) return 0;
+  int sum = 100 * (text[0] - '0');
+  text.remove_prefix(1);
+  if (text.size() >= 2 && text[0] == '.' && is_digit(text[1])) {
+    sum += 10 * (text[1] - '0');
+    text.remove_prefix(2);
+    if (!text.empty() && is_digit(text[0])) {
+      sum += text[0] - '0';
+      text.remove_prefix(1);
+    }
+  }
+  return sum < 100 * kMinWidth || sum > 100 * kMaxWidth ? 0 : sum / 100.0;
+}
+
+bool take(std::string_view& text, char c) {
+  if (text.empty() || text[0] != c) return false;
+  text.remove_prefix(1);
+  return true;
+}
+
+double true_bits(int head_dim, double bits) {
   constexpr int kNormBits = 8;  // one norm byte per row
   return bits + static_cast<double>(kNormBits) / head_dim;
 }
@@ -23,13 +46,20 @@ double true_bits(int head_dim, int bits) {
 }  // namespace
 
 Budget parse_budget(std::string_view text) {
-  if (text.size() != 4 || text[0] != 'k' || !is_width(text[1]) || text[2] != 'v' || !is_width(text[3])) {
-    throw Error(fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4, and not \"{}\"", text));
+  std::string_view rest = text;
+  Budget budget{0, 0};
+  if (take(rest, 'k')) budget.k_bits = take_bits(rest);
+  if (take(rest, 'v')) budget.v_bits = take_bits(rest);
+  if (budget.k_bits == 0 || budget.v_bits == 0 || !rest.empty()) {
+    throw Error(fmt::format(
+        "a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, and not \"{}\"", text));
   }
-  return {text[1] - '0', text[3] - '0'};
+  return budget;
 }
 
-std::string to_string(const Budget& budget) { return fmt::format("k{}v{}", budget.k_bits, budget.v_bits); }
+std::string to_string(const Budget& budget) { return fmt::format("k{:g}v{:g}", budget.k_bits, budget.v_bits); }
+
+int hundredths(double bits) { return static_cast<int>(std::lround(100 * bits)); }
 
 double gaussian_distortion(int width) {
   if (width < kMinWidth || width > kMaxWidth) {

@@ -65,7 +65,7 @@ struct Group {
 };
 
 std::vector<Group> make_groups(std::span<const int> order, const std::vector<double>& q,
-                               const std::vector<double>& e, int k_bits) {
+                               const std::vector<double>& e, int n_bits) {
   std::vector<Group> groups;
   std::vector<double> costs;
   for (std::size_t begin = 0; begin < order.size(); begin += kGroupBlocks) {
@@ -76,7 +76,7 @@ std::vector<Group> make_groups(std::span<const int> order, const std::vector<dou
     costs.push_back(group.cost);
     groups.push_back(group);
   }
-  const auto widths = allocate_widths(costs, k_bits * static_cast<int>(groups.size()));
+  const auto widths = allocate_widths(costs, n_bits);
   for (std::size_t g = 0; g < groups.size(); ++g) groups[g].width = widths[g];
   std::ranges::stable_sort(groups, {}, &Group::width);
   return groups;
@@ -98,6 +98,8 @@ void append_group(const Group& group, const Rope& rope, const std::vector<double
   }
 }
 
+int n_groups(const LayerProfile& layer) { return layer.head_dim_k / kGroupDims; }
+
 HeadPlan plan_head(const LayerProfile& layer, const Rope& rope, int head, const Budget& budget) {
   const int n_blocks = rope.n_blocks();
   const auto energies = [&](const std::vector<float>& all) {
@@ -109,7 +111,7 @@ HeadPlan plan_head(const LayerProfile& layer, const Rope& rope, int head, const 
   HeadPlan plan;
   plan.head_dim_k = layer.head_dim_k;
   plan.head_dim_v = layer.head_dim_v;
-  plan.v_width = budget.v_bits;
+  plan.v_width = static_cast<int>(std::lround(budget.v_bits));
   plan.v_rms = std::max(layer.rms_v[head], kLeastRms);
   plan.centred = choose_centred(energy_k, energy_e);
   plan.mean_keys.assign(static_cast<std::size_t>(kMeans * layer.head_dim_k), 0.0f);
@@ -128,15 +130,18 @@ HeadPlan plan_head(const LayerProfile& layer, const Rope& rope, int head, const 
   std::vector<double> products;
   for (int block = 0; block < n_blocks; ++block) products.push_back(q[block] * e[block]);
   const std::vector<int> order = sorted_indices(products, std::less{});
-  for (const Group& group : make_groups(order, q, e, budget.k_bits)) append_group(group, rope, q, e, plan);
+  const int n_bits = static_cast<int>(std::lround(budget.k_bits * n_groups(layer)));
+  for (const Group& group : make_groups(order, q, e, n_bits)) append_group(group, rope, q, e, plan);
   return plan;
 }
+
+bool is_whole(double x) { return std::abs(x - std::round(x)) < 1e-9; }
 
 }  // namespace
 
 std::vector<HeadPlan> plan_layer(const LayerProfile& layer, const Budget& budget) {
-  for (const int bits : {budget.k_bits, budget.v_bits}) {
-    if (bits < kMinWidth || bits > kMaxWidth) {
+  for (const double bits : {budget.k_bits, budget.v_bits}) {
+    if (!(bits >= kMinWidth && bits <= kMaxWidth)) {
       throw Error(fmt::format("a KV budget of {} is not supported: use k<1..6>v<1..6>, for example k4v4",
                               to_string(budget)));
     }
@@ -145,6 +150,10 @@ std::vector<HeadPlan> plan_layer(const LayerProfile& layer, const Budget& budget
   if (!problem.empty()) {
     throw Error(
         fmt::format("cannot plan from this gtq profile ({}): make it again with `gtq calibrate`", problem));
+  }
+  if (!is_whole(budget.k_bits * n_groups(layer)) || !is_whole(budget.v_bits)) {
+    throw Error(fmt::format("a layer cannot spend {} exactly: share it among the layers of the model first",
+                            to_string(budget)));
   }
   const Rope rope(layer.head_dim_k, layer.rope);
   std::vector<HeadPlan> plans;

@@ -54,6 +54,7 @@ EvalCache parse_eval_cache(const std::string& name) {
                     "tq-mse-k3v3",
                     printable(name), fmt::join(kStockTypes, ", ")));
   }
+  if (cache.is_simulated()) reference::require_whole_bits(cache.budget);
   return cache;
 }
 

@@ -17,12 +17,14 @@ double log10_mean(const std::vector<float>& energies, int n_heads) {
 
 LayerReport report_layer(const LayerProfile& layer, const Budget& budget) {
   LayerReport out;
+  out.budget = budget;
   out.layer = layer.layer;
   out.n_q_heads = layer.n_q_heads;
   out.n_kv_heads = layer.n_kv_heads;
   out.head_dim_k = layer.head_dim_k;
   out.head_dim_v = layer.head_dim_v;
   for (const HeadPlan& plan : plan_layer(layer, budget)) {
+    out.bytes_per_token += key_row_bytes(plan) + value_row_bytes(plan);
     for (std::uint8_t width : plan.widths) out.groups_of_width.at(width) += 1;
     for (std::uint8_t centred : plan.centred) out.centred_blocks += centred != 0 ? 1 : 0;
   }
@@ -35,8 +37,6 @@ LayerReport report_layer(const LayerProfile& layer, const Budget& budget) {
   out.true_bits_k = true_bits_k(layer.head_dim_k, budget);
   out.true_bits_v = true_bits_v(layer.head_dim_v, budget);
   const auto n_kv_heads = static_cast<std::size_t>(layer.n_kv_heads);
-  out.bytes_per_token = n_kv_heads * (key_row_bytes(layer.head_dim_k, budget.k_bits) +
-                                      value_row_bytes(layer.head_dim_v, budget.v_bits));
   out.f16_bytes_per_token = n_kv_heads * static_cast<std::size_t>(layer.head_dim_k + layer.head_dim_v) * 2;
   return out;
 }
@@ -47,8 +47,9 @@ ProfileReport make_report(const Profile& profile, const Budget& budget) {
   ProfileReport report;
   report.profile = &profile;
   report.budget = budget;
-  for (const LayerProfile& layer : profile.layers) {
-    report.layers.push_back(report_layer(layer, budget));
+  const std::vector<Budget> budgets = share_budget(profile, budget);
+  for (std::size_t i = 0; i < budgets.size(); ++i) {
+    report.layers.push_back(report_layer(profile.layers[i], budgets[i]));
     report.bytes_per_token += report.layers.back().bytes_per_token;
     report.f16_bytes_per_token += report.layers.back().f16_bytes_per_token;
   }

@@ -44,8 +44,9 @@ std::string report_html(const ProfileReport& report) {
                                  {"f16_bytes_per_token", report.f16_bytes_per_token},
                                  {"n_tokens", profile.n_tokens},
                                  {"rows", nlohmann::ordered_json::array()}};
-  for (const LayerProfile& layer : profile.layers) {
-    const std::vector<HeadPlan> plans = plan_layer(layer, report.budget);
+  for (std::size_t i = 0; i < profile.layers.size(); ++i) {
+    const LayerProfile& layer = profile.layers[i];
+    const std::vector<HeadPlan> plans = plan_layer(layer, report.layers[i].budget);
     for (int h = 0; h < layer.n_kv_heads; ++h) data["rows"].push_back(head_json(layer, h, plans[h]));
   }
   std::string json = data.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);

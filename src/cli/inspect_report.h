@@ -14,6 +14,7 @@ namespace gtq::cli {
 // Energies are sums over rope_blocks, averaged over KV heads, as log10; so are widths and centred blocks
 // averages.
 struct LayerReport {
+  Budget budget;
   int layer = 0;
   int n_q_heads = 0, n_kv_heads = 0;
   int head_dim_k = 0, head_dim_v = 0;

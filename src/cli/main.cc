@@ -19,7 +19,7 @@
 namespace gtq::cli {
 namespace {
 
-const std::string kBudgetHelp = "bits per key and per value, k<1..6>v<1..6>";
+const std::string kBudgetHelp = "bits per key and per value, k<1..6>v<1..6>, fractions allowed (k3.5v3.25)";
 
 // A wrong budget is a usage error, found before any file is opened.
 std::string check_budget(const std::string& text) {

@@ -14,6 +14,7 @@
 #include "gtq/profile.h"
 #include "paths.h"
 #include "profile_cache.h"
+#include "reference/paper_layer.h"
 #include "verbs.h"
 
 namespace gtq::cli {
@@ -38,7 +39,8 @@ std::string choose_profile(const RunOptions& options) {
 }  // namespace
 
 int run(const RunOptions& options) {
-  const std::string kv = to_string(parse_budget(options.kv));
+  const Budget budget = parse_budget(options.kv);
+  if (options.recipe == "block-gtq" || options.recipe == "tq-mse") reference::require_whole_bits(budget);
   const fs::path program = find_program(options.command.front());
   const fs::path plugin = plugin_path();
   const std::string profile = choose_profile(options);
@@ -47,7 +49,7 @@ int run(const RunOptions& options) {
     fmt::print(stderr, "gtq: takes the place of the backend {} of GGML_BACKEND_PATH\n", printable(other));
   }
   setenv("GGML_BACKEND_PATH", plugin.c_str(), 1);
-  setenv("GTQ_KV", kv.c_str(), 1);
+  setenv("GTQ_KV", to_string(budget).c_str(), 1);
   setenv("GTQ_RECIPE", options.recipe.c_str(), 1);
   if (profile.empty()) {
     unsetenv("GTQ_PROFILE");

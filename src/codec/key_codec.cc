@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "codec/bits.h"
 #include "codec/hadamard.h"
@@ -15,16 +16,16 @@ float finite(float x) { return std::isfinite(x) ? x : 0.0f; }
 
 }  // namespace
 
-std::size_t key_row_bytes(int head_dim, int k_bits) {
-  return 1 + static_cast<std::size_t>(head_dim) * k_bits / 8;
+std::size_t key_row_bytes(const HeadPlan& plan) {
+  return 1 + std::accumulate(plan.widths.begin(), plan.widths.end(), std::size_t{0}) * kGroupDims / 8;
 }
 
-KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope) : plan_(plan), rope_(rope), row_bytes_(1) {
+KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope)
+    : plan_(plan), rope_(rope), row_bytes_(key_row_bytes(plan)) {
   if (plan.head_dim_k != rope.head_dim() || plan.head_dim_k > kMaxHeadDim) {
     throw Error("a key head must match its rotation and have at most 1024 dims");
   }
   for (std::size_t g = 0; g < plan.widths.size(); ++g) {
-    row_bytes_ += 2u * plan.widths[g];
     // Weighted error of y in group g is E_q e^2 = E_q y^2 / scale^2; rotation spreads it over the group.
     double sum = 0;
     for (int j = 0; j < kGroupDims; ++j) {

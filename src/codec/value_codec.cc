@@ -9,14 +9,12 @@
 
 namespace gtq {
 
-std::size_t value_row_bytes(int head_dim, int v_bits) {
-  return 1 + static_cast<std::size_t>(head_dim) * v_bits / 8;
+std::size_t value_row_bytes(const HeadPlan& plan) {
+  return 1 + static_cast<std::size_t>(plan.head_dim_v) * plan.v_width / 8;
 }
 
 ValueCodec::ValueCodec(const HeadPlan& plan)
-    : plan_(plan),
-      row_bytes_(value_row_bytes(plan.head_dim_v, plan.v_width)),
-      rotation_dims_(plan.head_dim_v & -plan.head_dim_v) {
+    : plan_(plan), row_bytes_(value_row_bytes(plan)), rotation_dims_(plan.head_dim_v & -plan.head_dim_v) {
   if (plan.head_dim_v <= 0 || plan.head_dim_v % kGroupDims != 0 || plan.head_dim_v > kMaxHeadDim) {
     throw Error("a value head must have a multiple of 16 dims, at most 1024");
   }

@@ -10,6 +10,7 @@
 #include "plugin/cache.h"
 #include "plugin/device.h"
 #include "plugin/settings.h"
+#include "plugin/state_tag.h"
 
 namespace gtq::plugin {
 namespace {
@@ -83,7 +84,7 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* d
 [[noreturn]] void refuse_state(const StateHeader& header) {
   std::string text = "this saved state was not written by gtq; load it without gtq, or make it again";
   if (header.magic == kStateMagic) {
-    const Budget saved = {static_cast<int>(header.tag >> 4 & 15), static_cast<int>(header.tag & 15)};
+    const Budget saved = budget_of_tag(header.tag);
     text = fmt::format(
         "this saved state was written with {} and needs the same GTQ_KV and profile (this run: {}{}); make it "
         "again",

@@ -12,6 +12,8 @@
 
 #include "ggml.h"
 #include "gtq/error.h"
+#include "plugin/state_tag.h"
+#include "reference/paper_layer.h"
 
 namespace gtq::plugin {
 namespace {
@@ -34,14 +36,13 @@ Recipe parse_recipe(const std::string& name) {
   return found->second;
 }
 
-// The profile's checksum with the budget in its low byte (docs/format.md, "State row").
-std::uint64_t state_tag(const std::string& profile_path, const Budget& budget) {
+std::uint64_t checksum_of(const std::string& profile_path) {
   constexpr std::streamoff kChecksumOffset = 48;
   std::uint64_t checksum = 0;
   std::ifstream(profile_path, std::ios::binary)
       .seekg(kChecksumOffset)
       .read(reinterpret_cast<char*>(&checksum), sizeof checksum);
-  return (checksum & ~std::uint64_t{0xff}) | static_cast<std::uint64_t>(budget.k_bits << 4 | budget.v_bits);
+  return checksum;
 }
 
 Settings load() {
@@ -62,7 +63,12 @@ Settings load() {
             "GTQ_PROFILE is not set; make a profile with `gtq calibrate -m MODEL` or start with `gtq run`");
       }
       s.profile = read_profile(path);
-      s.state_tag = state_tag(path, s.budget);
+      if (s.recipe == Recipe::kGtq) {
+        s.layer_budgets = share_budget(s.profile, s.budget);
+      } else {
+        reference::require_whole_bits(s.budget);
+      }
+      s.state_tag = make_state_tag(checksum_of(path), s.budget);
       attention_kernel_name();  // refuses an unknown GTQ_CPU here, not inside a worker thread
     }
     s.active = true;
@@ -103,7 +109,8 @@ const LayerCodec* layer_codec(int layer) {
   if (found != codecs.end()) return found->second.get();
   const LayerProfile* profile = settings().profile.find_layer(layer);
   if (profile == nullptr) return nullptr;
-  return codecs.emplace(layer, std::make_unique<LayerCodec>(*profile, settings().budget)).first->second.get();
+  const Budget& budget = settings().layer_budgets[profile - settings().profile.layers.data()];
+  return codecs.emplace(layer, std::make_unique<LayerCodec>(*profile, budget)).first->second.get();
 }
 
 }  // namespace gtq::plugin

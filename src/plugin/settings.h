@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gtq/allocation.h"
 #include "gtq/attention.h"
@@ -19,7 +20,8 @@ struct Settings {
   std::string recipe_name = "gtq";
   Budget budget;
   Profile profile;
-  std::uint64_t state_tag = 0;  // what the bytes of a saved row depend on: profile and budget
+  std::vector<Budget> layer_budgets;  // [profile.layers]
+  std::uint64_t state_tag = 0;        // what the bytes of a saved row depend on: profile and budget
 };
 
 const Settings& settings();

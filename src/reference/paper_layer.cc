@@ -1,5 +1,11 @@
 #include "reference/paper_layer.h"
 
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "gtq/error.h"
+
 namespace gtq::reference {
 namespace {
 
@@ -8,13 +14,21 @@ constexpr std::uint64_t kValueSeed = 2;
 
 }  // namespace
 
+void require_whole_bits(const Budget& budget) {
+  if (hundredths(budget.k_bits) % 100 == 0 && hundredths(budget.v_bits) % 100 == 0) return;
+  throw Error(fmt::format("block-gtq and tq-mse take whole bits only, for example k3v3, and not {}",
+                          to_string(budget)));
+}
+
 PaperLayer::PaperLayer(PaperRecipe recipe, const LayerProfile& layer, const Budget& budget)
-    : head_dim_k_(layer.head_dim_k), values_(layer.head_dim_v, budget.v_bits, kValueSeed) {
+    : head_dim_k_(layer.head_dim_k),
+      values_(layer.head_dim_v, static_cast<int>(std::lround(budget.v_bits)), kValueSeed) {
+  const int k_bits = static_cast<int>(std::lround(budget.k_bits));
   for (int head = 0; head < layer.n_kv_heads; ++head) {
     if (recipe == PaperRecipe::kBlockGtq) {
-      keys_.emplace_back(BlockGtq(layer, head, budget.k_bits));
+      keys_.emplace_back(BlockGtq(layer, head, k_bits));
     } else {
-      keys_.emplace_back(TqMse(head_dim_k_, budget.k_bits, kKeySeed));
+      keys_.emplace_back(TqMse(head_dim_k_, k_bits, kKeySeed));
     }
   }
 }

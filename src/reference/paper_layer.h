@@ -11,8 +11,12 @@ namespace gtq::reference {
 
 enum class PaperRecipe { kTqMse, kBlockGtq };
 
+// Throws Error when a budget has fractions: the paper's recipes have one number of bits for all heads.
+void require_whole_bits(const Budget& budget);
+
 class PaperLayer {
  public:
+  // The budget is in whole bits.
   PaperLayer(PaperRecipe recipe, const LayerProfile& layer, const Budget& budget);
 
   // One token, in place: [n_kv_heads][head_dim_k] after RoPE, [n_kv_heads][head_dim_v].

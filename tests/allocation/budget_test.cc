@@ -23,11 +23,24 @@ TEST(Budget, RoundTripsEveryBudget) {
   }
 }
 
+TEST(Budget, RoundTripsFractions) {
+  for (int k = 100; k <= 600; ++k) {
+    const Budget budget = parse_budget(to_string(Budget{k / 100.0, (700 - k) / 100.0}));
+    EXPECT_EQ(budget.k_bits, k / 100.0);
+    EXPECT_EQ(budget.v_bits, (700 - k) / 100.0);
+    EXPECT_EQ(hundredths(budget.k_bits), k);
+  }
+  EXPECT_EQ(to_string(parse_budget("k3.5v2.25")), "k3.5v2.25");
+  EXPECT_EQ(to_string(parse_budget("k3.50v2.0")), "k3.5v2");
+}
+
 TEST(Budget, RefusesEverythingElseWithAnExample) {
   using namespace std::string_view_literals;
   for (const std::string_view text :
-       {""sv, "k"sv, "k4"sv, "k4v"sv, "k0v4"sv, "k7v4"sv, "k4v0"sv, "k4v7"sv, "K4v4"sv, "k4V4"sv, "v4k4"sv,
-        "k4v4 "sv, " k4v4"sv, "k44v4"sv, "k4v4\0"sv, "q4_0"sv, "k-v4"sv, "k4v3.5"sv}) {
+       {""sv,        "k"sv,      "k4"sv,       "k4v"sv,   "k0v4"sv,  "k7v4"sv,     "k4v0"sv,
+        "k4v7"sv,    "K4v4"sv,   "k4V4"sv,     "v4k4"sv,  "k4v4 "sv, " k4v4"sv,    "k44v4"sv,
+        "k4v4\0"sv,  "q4_0"sv,   "k-v4"sv,     "k4v3."sv, "k4v.5"sv, "k4v3.125"sv, "k6.01v4"sv,
+        "k0.99v4"sv, "k4v3,5"sv, "k3.5.5v4"sv, "k4v1e0"sv}) {
     try {
       parse_budget(text);
       ADD_FAILURE() << "accepted \"" << text << "\"";

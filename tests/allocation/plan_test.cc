@@ -119,7 +119,8 @@ TEST(PlanLayer, HoldsItsInvariants) {
         const LayerProfile layer =
             random_layer(index, {2 * n_kv_heads, n_kv_heads, head_dim, 64, n_rot}, random);
         const Rope rope(head_dim, layer.rope);
-        const Budget budget{1 + static_cast<int>(random.next() % 6), 1 + static_cast<int>(random.next() % 6)};
+        const Budget budget{1.0 + static_cast<int>(random.next() % 6),
+                            1.0 + static_cast<int>(random.next() % 6)};
         SCOPED_TRACE(::testing::Message() << head_dim << " " << n_rot << " " << to_string(budget));
         const std::vector<HeadPlan> plans = plan_layer(layer, budget);
         ASSERT_EQ(plans.size(), static_cast<std::size_t>(n_kv_heads));
@@ -191,7 +192,9 @@ TEST(PlanLayer, RefusesUnsoundInput) {
   Random random(15);
   const LayerProfile good = random_layer(0, {}, random);
   EXPECT_NO_THROW(plan_layer(good, {4, 4}));
-  for (const Budget budget : {Budget{0, 4}, Budget{7, 4}, Budget{4, 0}, Budget{4, 7}}) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const Budget budget : {Budget{0, 4}, Budget{7, 4}, Budget{4, 0}, Budget{4, 7}, Budget{nan, 4},
+                              Budget{4, nan}, Budget{3.1, 4}, Budget{4, 3.5}}) {
     EXPECT_THROW(plan_layer(good, budget), Error);
   }
   LayerProfile short_one = good;

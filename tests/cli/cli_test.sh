@@ -71,9 +71,10 @@ test_arguments() {
   expect 2 'program' "$gtq" run --
   expect 2 '' "$gtq" run --nonsense -- true
   local budget
-  for budget in k0v4 k4v7 k4 4 k4v4v4 K4V4 k4.5v4 'k4v4 ' ''; do
+  for budget in k0v4 k4v7 k4 4 k4v4v4 K4V4 k4.125v4 k4.v4 k6.5v4 'k4v4 ' ''; do
     expect 2 '' "$gtq" run --kv "$budget" --recipe f16 -- touch started
   done
+  expect 1 'block-gtq and tq-mse take whole bits only' "$gtq" run --kv k3.5v4 --recipe tq-mse -- touch started
   expect 2 'magic' "$gtq" run --recipe magic -- touch started
   [[ ! -e started ]] || fail 'the program was started'
   expect_no_file arguments
@@ -168,6 +169,7 @@ test_calibrate() {
   expect_ok 'tiny.gtq.gguf: profile of .* from 300 tokens' "$gtq" calibrate -m tiny.gguf -n 300
   expect_ok 'true|bits per value' "$gtq" inspect tiny.gtq.gguf
   expect_ok '^budget +k3v2' "$gtq" inspect tiny.gtq.gguf --kv k3v2
+  expect_ok '^total: 3.6250 bits per value' "$gtq" inspect tiny.gtq.gguf --kv k3.5v3.5
   expect_ok '"true_bits"' "$gtq" inspect tiny.gtq.gguf --json
   expect_ok '"budget":"k3v3"' "$gtq" inspect tiny.gtq.gguf --kv k3v3 --html
   grep -q GTQ_DATA out && fail 'the page has no data'

@@ -82,7 +82,7 @@ TEST(TokenRow, IsTheSameEverywhere) {
     const LayerProfile layer = random_layer(random, head_dim);
     const Rope rope(head_dim, layer.rope);
     for (int bits = kMinWidth; bits <= kMaxWidth; ++bits) {
-      for (const HeadPlan& plan : plan_layer(layer, {bits, bits})) {
+      for (const HeadPlan& plan : plan_layer(layer, {1.0 * bits, 1.0 * bits})) {
         const KeyCodec key_codec(plan, rope);
         const ValueCodec value_codec(plan);
         std::vector<std::uint8_t> key_row(key_codec.row_bytes()), value_row(value_codec.row_bytes());

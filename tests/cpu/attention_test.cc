@@ -118,7 +118,9 @@ Case random_case(unsigned seed, bool prefill, int most_cells = 300) {
   const float shares[] = {0.0f, 0.5f, 1.0f};
   c.layer =
       random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
-  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{random_int(random, 1, 6), random_int(random, 1, 6)});
+  const int n_groups = head_dim_k / kGroupDims;  // a key spends any number of bits on them
+  const double k_bits = 1.0 * random_int(random, n_groups, 6 * n_groups) / n_groups;
+  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{k_bits, 1.0 * random_int(random, 1, 6)});
   c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, most_cells)),
                          random_int(random, 0, 2) == 0);
   const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);

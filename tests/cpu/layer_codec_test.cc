@@ -20,9 +20,11 @@ TEST(LayerCodec, StoresAndLoadsRowsBitExactly) {
   constexpr int kCells = 3 * kPageTokens;
   for (int round = 0; round < 60; ++round) {
     const int n_kv_heads = random_int(random, 1, 3);
-    const LayerProfile layer = random_layer(random, n_kv_heads, n_kv_heads, 16 * random_int(random, 1, 16),
+    const int n_groups = random_int(random, 1, 16);
+    const LayerProfile layer = random_layer(random, n_kv_heads, n_kv_heads, kGroupDims * n_groups,
                                             16 * random_int(random, 1, 16), 0.5f);
-    const LayerCodec codec(layer, Budget{1 + round % 6, 1 + round / 6 % 6});
+    const double k_bits = 1.0 * random_int(random, n_groups, 6 * n_groups) / n_groups;
+    const LayerCodec codec(layer, Budget{k_bits, 1.0 + round % 6});
     const Rows keys = random_rows(random, kCells, codec.key_token_bytes());
     const Rows values = random_rows(random, kCells, codec.value_token_bytes());
     std::vector<std::uint8_t> key_pages(3 * codec.key_page_bytes(), 0xa5);
@@ -78,8 +80,8 @@ TEST(LayerCodec, PagesHoldNothingButRows) {
   Random random(6);
   const LayerProfile layer = random_layer(random, 4, 2, 128, 96, 0.5f);
   const LayerCodec codec(layer, Budget{3, 5});
-  EXPECT_EQ(codec.key_token_bytes(), 2 * key_row_bytes(128, 3));
-  EXPECT_EQ(codec.value_token_bytes(), 2 * value_row_bytes(96, 5));
+  EXPECT_EQ(codec.key_token_bytes(), 2 * key_row_bytes(codec.plan(0)));
+  EXPECT_EQ(codec.value_token_bytes(), 2 * value_row_bytes(codec.plan(0)));
   EXPECT_EQ(codec.key_page_bytes(), kPageTokens * codec.key_token_bytes());
   EXPECT_EQ(codec.value_page_bytes(), kPageTokens * codec.value_token_bytes());
 }

@@ -68,7 +68,7 @@ LayerProfile random_profile(Random& random) {
 void expect_same_rows(const cpu::RowEncoder& encoder, Random& random, int n_layers, int n_tokens) {
   RandomVectors vectors(random);
   for (int i = 0; i < n_layers; ++i) {
-    const LayerCodec codec(random_profile(random), Budget{1 + i % 6, 1 + i / 6 % 6});
+    const LayerCodec codec(random_profile(random), Budget{1.0 + i % 6, 1.0 + i / 6 % 6});
     std::vector<float> turn(codec.head_dim_k());
     for (int token = 0; token < n_tokens; ++token) {
       const auto& head = *codec.impl().heads[token % 2];
@@ -111,7 +111,7 @@ TEST(RowEncoder, BreaksTiesAsTheCodec) {
     for (int width = 1; width <= 6; ++width) {
       LayerProfile layer = random_layer(random, 1, 1, 16, 16, 0.0f);
       layer.rms_v = {1.0f};
-      const LayerCodec codec(layer, Budget{width, width});
+      const LayerCodec codec(layer, Budget{1.0 * width, 1.0 * width});
       const auto& head = *codec.impl().heads[0];
       Row row(head.value_codec.row_bytes()), expected(row.size());
       for (int i = 0; i < 2000; ++i) {

@@ -229,9 +229,9 @@ void check(const Shape& shape, unsigned seed) {
   DecodeCase test(shape, seed);
   const std::vector<float> got = test.run();
   const double error = relative_l2(got, test.expected());
-  std::printf("  seed %u, head_dim %d/%d, heads %d/%d, rows %d, k%dv%d: %.2e\n", seed, shape.head_dim_k,
-              shape.head_dim_v, shape.n_q_heads, shape.n_kv_heads, shape.n_rows, shape.budget.k_bits,
-              shape.budget.v_bits, error);
+  std::printf("  seed %u, head_dim %d/%d, heads %d/%d, rows %d, %s: %.2e\n", seed, shape.head_dim_k,
+              shape.head_dim_v, shape.n_q_heads, shape.n_kv_heads, shape.n_rows,
+              to_string(shape.budget).c_str(), error);
   EXPECT_LT(error, kTolerance) << seed;
   EXPECT_EQ(test.run(), got) << "not deterministic, seed " << seed;
 }
@@ -304,7 +304,7 @@ TEST(CudaDecode, RandomShapes) {
     shape.n_q_heads = shape.n_kv_heads * random_int(random, 1, 9);
     shape.n_rows = random_int(random, 1, 8);
     for (int b = random_int(random, 1, 4); b > 0; --b) shape.kv_lens.push_back(random_int(random, 1, 900));
-    shape.budget = {random_int(random, 1, 6), random_int(random, 1, 6)};
+    shape.budget = {1.0 * random_int(random, 1, 6), 1.0 * random_int(random, 1, 6)};
     shape.centred_share = static_cast<float>(random_int(random, 0, 2)) / 2;
     shape.paged = random_int(random, 0, 1) == 0;
     if (!shape.paged) std::fill(shape.kv_lens.begin(), shape.kv_lens.end(), shape.kv_lens[0]);

@@ -57,8 +57,7 @@ TEST(CudaDequantize, AgreesWithOracle) {
   GTQ_NEEDS_GPU();
   const int dims[] = {64, 96, 128, 256};
   for (unsigned seed = 0; seed < 12; ++seed) {
-    check_tile(seed, dims[seed % 4], dims[seed / 3],
-               Budget{1 + static_cast<int>(seed % 6), 6 - static_cast<int>(seed % 6)});
+    check_tile(seed, dims[seed % 4], dims[seed / 3], Budget{1.0 + seed % 6, 6.0 - seed % 6});
   }
 }
 

@@ -20,7 +20,7 @@ TEST(CudaRows, ScatterThenGather) {
     const int dims[] = {64, 96, 128, 256};
     const int d = dims[seed % 4];
     const LayerProfile layer = random_layer(random, 6, 3, d, d, 0.5f);
-    const LayerCodec codec(layer, Budget{1 + static_cast<int>(seed / 4), 6 - static_cast<int>(seed / 4)});
+    const LayerCodec codec(layer, Budget{1.0 + seed / 4, 6.0 - seed / 4});
     const cuda::Layer tables(codec);
     const std::int64_t n_pages = 3, n_cells = n_pages * kPageTokens;
     DeviceCache cache(codec, n_pages);

@@ -96,8 +96,7 @@ TEST(CudaStore, SameBytesAsCpuCodec) {
   GTQ_NEEDS_GPU();
   const int dims[] = {64, 96, 128, 256};
   for (unsigned seed = 0; seed < 24; ++seed) {
-    check_store(seed, dims[seed % 4], Budget{1 + static_cast<int>(seed % 6), 1 + static_cast<int>(seed / 4)},
-                8);
+    check_store(seed, dims[seed % 4], Budget{1.0 + seed % 6, 1.0 + seed / 4}, 8);
   }
 }
 

@@ -64,6 +64,7 @@ expect("no profile", ["GTQ_PROFILE is not set"], True, GTQ_PROFILE="")
 expect("no such file", ["cannot open"], True, GTQ_PROFILE="/nonexistent")
 expect("a model as profile", [""], True, GTQ_PROFILE=args.model)
 expect("budget", ["a KV budget is written"], True, GTQ_KV="k9v1")
+expect("fraction", ["block-gtq and tq-mse take whole bits only"], True, GTQ_RECIPE="tq-mse", GTQ_KV="k3.5v3")
 expect("recipe", ["GTQ_RECIPE=best is unknown"], True, GTQ_RECIPE="best")
 with open(args.profile, "rb") as file:
     profile = file.read()

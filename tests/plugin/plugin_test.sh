@@ -27,6 +27,11 @@ expect f16 "$(kld f16 k4v4)" -0.00001 0.00001
 expect k4v4 "$(kld gtq k4v4)" 0.004 0.03
 grep -q "gtq: recipe gtq k4v4, 4.125 true bits" "$dir/log"
 expect k3v3 "$(kld gtq k3v3)" 0.02 0.10
+# Fractions: 14 bits per four groups of a key; values of the first 15 of 30 layers have a bit more.
+expect k3.5v3.5 "$(kld gtq k3.5v3.5)" 0.008 0.06
+grep -q "gtq: recipe gtq k3.5v3.5, 3.625 true bits" "$dir/log"
+expect k3.4v3.33 "$(kld gtq k3.4v3.33)" 0.01 0.08
+grep -q "gtq: recipe gtq k3.4v3.33, 3.475 true bits" "$dir/log"
 # One sequence at a time and four in one unified cache: no different.
 expect "k3v3, one sequence" "$(kld gtq k3v3 -b 256)" 0.02 0.10
 expect "k3v3, unified" "$(kld gtq k3v3 -kvu)" 0.02 0.10

@@ -84,7 +84,8 @@ def prompt_cache():
             check(first.returncode == 0 and second.returncode == 0, f"{recipe}: exit status")
             check("loaded a session" in second.stderr, f"{recipe}: the session was not loaded")
             check(same_start(first.stdout, second.stdout), f"{recipe}: {second.stdout!r} is not {first.stdout!r}")
-        for recipe, budget, sentence in (("f16", "k3v3", "not written by gtq"), ("gtq", "k4v4", "written with k3v3")):
+        for recipe, budget, sentence in (("f16", "k3v3", "not written by gtq"), ("gtq", "k4v4", "written with k3v3"),
+                                         ("gtq", "k3.25v3", "written with k3v3")):
             refused = completion(budget, "gtq", 0, "-n", "4", "--prompt-cache", f"{folder}/{recipe}")
             check(refused.returncode == 1, f"{recipe}: exit status {refused.returncode}")
             check(f"gtq: this saved state was {sentence}" in refused.stderr, refused.stderr[-2000:])

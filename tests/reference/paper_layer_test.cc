@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "gtq/error.h"
 #include "reference/haar.h"
 
 namespace gtq::reference {
@@ -37,6 +38,12 @@ TEST(PaperLayer, EveryKvHeadHasItsOwnKeys) {
   EXPECT_EQ(keys, expected);
   EXPECT_DOUBLE_EQ(simulated.true_bits_k(), (first.true_bits() + second.true_bits()) / 2);
   EXPECT_GT(second.true_bits(), first.true_bits());
+}
+
+TEST(PaperLayer, TakesWholeBitsOnly) {
+  EXPECT_NO_THROW(require_whole_bits({3, 4}));
+  EXPECT_THROW(require_whole_bits({3.5, 4}), Error);
+  EXPECT_THROW(require_whole_bits({3, 4.01}), Error);
 }
 
 TEST(PaperLayer, ValuesAreTqMse) {
