@@ -118,7 +118,7 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&n_arguments, arguments.data());
   if (benchmark::ReportUnrecognizedArguments(n_arguments, arguments.data())) return 1;
   for (const int head_dim : {64, 128}) {
-    for (const int bits : {3, 4}) {
+    for (const double bits : {3, 4}) {
       for (const cpu::Kernel& kernel : cpu::supported_kernels())
         bench::add_stages(kernel, head_dim, {bits, bits});
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench-cpu.sh [-r ROUNDS] [-t THREADS] [-c CACHES] [-d DEPTHS] [MODEL]: speed of stock llama.cpp at depth.
+# bench-cpu.sh [-r ROUNDS] [-t THREADS] [-b THREADS] [-c CACHES] [-d DEPTHS] [MODEL]: speed of stock llama.cpp at depth.
 #
 # Every cache reads a text of each depth once and saves its state. Then, in every round, each cache in turn
 # restores the state, reads 512 tokens more (pp512) and generates 32 (tg32): caches alternate, so that a machine
@@ -12,15 +12,16 @@ source "$(dirname "$0")/common.sh"
 
 readonly n_read=512 n_generate=32
 readonly gtq=$root/build/bin/gtq llama_bin=$root/build/llama.cpp/bin
-readonly usage="usage: scripts/bench-cpu.sh [-r ROUNDS] [-t THREADS] [-c f16,q8_0,k4v4,k3v3] [-d 0,4096,16384] [MODEL]"
-rounds=5 threads=2 caches=f16,q8_0,k4v4,k3v3 depths=0,4096
+readonly usage="usage: scripts/bench-cpu.sh [-r ROUNDS] [-t THREADS] [-b THREADS_OF_READING] [-c f16,q8_0,k4v4,k3v3] [-d 0,4096,16384] [MODEL]"
+rounds=5 threads=2 batch_threads= caches=f16,q8_0,k4v4,k3v3 depths=0,4096
 
 unset GGML_BACKEND_PATH GTQ_KV GTQ_PROFILE GTQ_RECIPE
 
-while getopts r:t:c:d: option; do
+while getopts r:t:b:c:d: option; do
   case $option in
     r) rounds=$OPTARG ;;
     t) threads=$OPTARG ;;
+    b) batch_threads=$OPTARG ;;
     c) caches=$OPTARG ;;
     d) depths=$OPTARG ;;
     *) die "$usage" ;;
@@ -28,7 +29,8 @@ while getopts r:t:c:d: option; do
 done
 shift $((OPTIND - 1))
 [ $# -le 1 ] || die "$usage"
-[[ $rounds =~ ^[1-9][0-9]*$ && $threads =~ ^[1-9][0-9]*$ ]] || die "$usage"
+batch_threads=${batch_threads:-$threads}
+[[ $rounds =~ ^[1-9][0-9]*$ && $threads =~ ^[1-9][0-9]*$ && $batch_threads =~ ^[1-9][0-9]*$ ]] || die "$usage"
 [[ $depths =~ ^[0-9]+(,[0-9]+)*$ ]] || die "depths are numbers with commas between them, not '$depths'"
 readonly bits='[1-6](\.[0-9]?[1-9])?'  # as the plugin prints them, see check_packed
 readonly known="(f16|q[458]_[01]|k${bits}v${bits})"
@@ -47,7 +49,7 @@ mkdir -p "$out"
 complete() {
   local cache=$1 log=$2
   shift 2
-  set -- llama-completion --model "$model" --threads "$threads" --flash-attn on --ctx-size "$n_ctx" --temp 0 \
+  set -- llama-completion --model "$model" --threads "$threads" --threads-batch "$batch_threads" --flash-attn on --ctx-size "$n_ctx" --temp 0 \
     --ignore-eos --no-conversation --no-display-prompt --perf "$@"
   case $cache in
     f16) set -- "$llama_bin/$1" "${@:2}" ;;
@@ -88,7 +90,7 @@ complete f16 "$out/probe.log" --file "$out/probe.txt" --predict 1
 bytes_per_token=$(awk -v n="$(prompt_tokens "$out/probe.log")" 'BEGIN { print 8000 / n }')
 bytes_of() { awk -v n="$1" -v b="$bytes_per_token" 'BEGIN { printf "%d", n * b }'; }
 
-printf '%s, %s threads, median (least-most) of %s rounds, tokens per second\n\n' "$(basename "$model")" "$threads" "$rounds"
+printf '%s, %s threads (%s when it reads), median (least-most) of %s rounds, tokens per second\n\n' "$(basename "$model")" "$threads" "$batch_threads" "$rounds"
 printf '| behind | cache | pp%s | ratio to f16 | tg%s | ratio to f16 |\n| --- | --- | --- | --- | --- | --- |\n' \
   "$n_read" "$n_generate"
 for depth in "${depths[@]}"; do
