@@ -249,7 +249,8 @@ TEST(CudaDecode, PlainShapes) {
 
 TEST(CudaDecode, AllWidths) {
   GTQ_NEEDS_GPU();
-  for (int bits = 1; bits <= 6; ++bits) check({128, 128, 8, 2, 1, {1500}, {1.0 * bits, 1.0 * bits}, 0.3f}, 10 + bits);
+  for (int bits = 1; bits <= 6; ++bits)
+    check({128, 128, 8, 2, 1, {1500}, {1.0 * bits, 1.0 * bits}, 0.3f}, 10 + bits);
 }
 
 TEST(CudaDecode, ManyQueryRows) {
