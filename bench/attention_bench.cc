@@ -12,6 +12,7 @@
 
 #include "bench/attention_cases.h"
 #include "gtq/error.h"
+#include "initialize.h"
 
 namespace gtq::bench {
 namespace {
@@ -52,36 +53,22 @@ class Rounds {
   std::unique_ptr<AttentionCases> cases_;
 };
 
-void report(benchmark::State& state, const Figures& f) {
-  const auto add = [&state](const char* name, double number) {
-    if (number > 0) state.counters[name] = number;
-  };
-  add("ns", f.ns);
-  add("over_f16", f.ratio[0]);
-  add("over_q8_0", f.ratio[1]);
-  add("over_q4_0", f.ratio[2]);
-  add("bytes_per_cell", f.bytes_per_cell);
-  add("bytes_per_second", f.bytes_per_second);
-  add("multiply_adds_per_second", f.multiply_adds_per_second);
-  add("read_share", f.read_share);
-  add("multiply_share", f.multiply_share);
-}
-
 void add_shape(Rounds& rounds, const Shape& shape) {
   const std::vector<std::string> names = rounds.names(shape);
   for (std::size_t i = 0; i < names.size(); ++i) {
     std::string name = fmt::format("rows:{}/head_dim:{}/group:{}/cells:{}/{}", shape.n_rows, shape.head_dim,
                                    shape.group, shape.kv_len, names[i]);
     std::replace(name.begin(), name.end(), ' ', '_');
-    benchmark::RegisterBenchmark(name.c_str(),
-                                 [&rounds, shape, i, round = std::size_t{0}](benchmark::State& state) mutable {
-                                   const AttentionCases& cases = rounds.until(shape, round);
-                                   const auto seconds = [round](const Case& one) { return one.seconds[round]; };
-                                   for ([[maybe_unused]] auto _ : state)
-                                     state.SetIterationTime(seconds(cases.cases()[i]));
-                                   report(state, cases.figures(cases.cases()[i], seconds));
-                                   ++round;
-                                 })
+    benchmark::RegisterBenchmark(
+        name.c_str(),
+        [&rounds, shape, i, round = std::size_t{0}](benchmark::State& state) mutable {
+          const AttentionCases& cases = rounds.until(shape, round);
+          const auto seconds = [round](const Case& one) { return one.seconds[round]; };
+          for ([[maybe_unused]] auto _ : state) state.SetIterationTime(seconds(cases.cases()[i]));
+          for_each(cases.figures(cases.cases()[i], seconds),
+                   [&state](const char* figure, double number) { state.counters[figure] = number; });
+          ++round;
+        })
         ->Iterations(1)
         ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
@@ -102,14 +89,8 @@ void add_shapes(Rounds& rounds) {
 
 int main(int argc, char** argv) {
   using namespace gtq::bench;
-  // Before those of the user, which win.
-  std::string defaults[] = {"--benchmark_repetitions=21", "--benchmark_display_aggregates_only=true"};
-  std::vector<char*> arguments = {argv[0]};
-  for (std::string& argument : defaults) arguments.push_back(argument.data());
-  arguments.insert(arguments.end(), argv + 1, argv + argc);
-  int n_arguments = static_cast<int>(arguments.size());
-  benchmark::Initialize(&n_arguments, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(n_arguments, arguments.data())) return 1;
+  if (!initialize(argc, argv, {"--benchmark_repetitions=21", "--benchmark_display_aggregates_only=true"}))
+    return 1;
   try {
     Peer peer(GTQ_LLAMA_CPP_BIN, 1);
     Rounds rounds(peer);

@@ -12,6 +12,7 @@
 #include "bench/random_cache.h"
 #include "cpu/dispatch.h"
 #include "cpu/layer_tables.h"
+#include "initialize.h"
 
 namespace gtq::bench {
 namespace {
@@ -108,15 +109,11 @@ void add_stages(const cpu::Kernel& kernel, int head_dim, const Budget& budget) {
 
 int main(int argc, char** argv) {
   using namespace gtq;
-  // Before those of the user, which win.
-  std::string defaults[] = {"--benchmark_repetitions=20", "--benchmark_min_time=0.02",
-                            "--benchmark_display_aggregates_only=true"};
-  std::vector<char*> arguments = {argv[0]};
-  for (std::string& argument : defaults) arguments.push_back(argument.data());
-  arguments.insert(arguments.end(), argv + 1, argv + argc);
-  int n_arguments = static_cast<int>(arguments.size());
-  benchmark::Initialize(&n_arguments, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(n_arguments, arguments.data())) return 1;
+  if (!bench::initialize(argc, argv,
+                         {"--benchmark_repetitions=20", "--benchmark_min_time=0.02",
+                          "--benchmark_display_aggregates_only=true"})) {
+    return 1;
+  }
   for (const int head_dim : {64, 128}) {
     for (const double bits : {3, 4}) {
       for (const cpu::Kernel& kernel : cpu::supported_kernels())

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/peer.h"
@@ -61,6 +62,23 @@ struct Figures {
   double bytes_per_cell = 0, bytes_per_second = 0, multiply_adds_per_second = 0;
   double read_share = 0, multiply_share = 0;  // of the fastest round of the floors
 };
+
+// add(name, number) for all figures that are there.
+template <class F>
+void for_each(const Figures& f, F add) {
+  const std::pair<const char*, double> all[] = {{"ns", f.ns},
+                                                {"over_f16", f.ratio[0]},
+                                                {"over_q8_0", f.ratio[1]},
+                                                {"over_q4_0", f.ratio[2]},
+                                                {"bytes_per_cell", f.bytes_per_cell},
+                                                {"bytes_per_second", f.bytes_per_second},
+                                                {"multiply_adds_per_second", f.multiply_adds_per_second},
+                                                {"read_share", f.read_share},
+                                                {"multiply_share", f.multiply_share}};
+  for (const auto& [name, number] : all) {
+    if (number > 0) add(name, number);
+  }
+}
 
 class AttentionCases {
  public:

@@ -79,21 +79,9 @@ void print_table(const Shape& shape, const AttentionCases& cases) {
 
 nlohmann::json to_json(const AttentionCases& cases, const Case& one) {
   const Figures f = cases.figures(one, is_floor(one) ? bench::least : bench::median);
-  nlohmann::json json;
-  const auto add = [&json](const char* name, double number) {
-    if (number > 0) json[name] = number;
-  };
-  json["name"] = one.name;
-  add("ns", f.ns);
-  add("ns_least", cases.figures(one, bench::least).ns);
-  add("over_f16", f.ratio[0]);
-  add("over_q8_0", f.ratio[1]);
-  add("over_q4_0", f.ratio[2]);
-  add("bytes_per_cell", f.bytes_per_cell);
-  add("bytes_per_second", f.bytes_per_second);
-  add("multiply_adds_per_second", f.multiply_adds_per_second);
-  add("read_share", f.read_share);
-  add("multiply_share", f.multiply_share);
+  nlohmann::json json = {{"name", one.name}};
+  for_each(f, [&json](const char* name, double number) { json[name] = number; });
+  if (const double ns = cases.figures(one, bench::least).ns; ns > 0) json["ns_least"] = ns;
   return json;
 }
 

@@ -11,7 +11,6 @@
 
 constexpr int kBlockPairs = 4;                    // pairs whose sums stay in registers
 constexpr int kLevelPairs = 4, kLevelBlocks = 1;  // the same beside expanded levels, with 16 results a block
-constexpr int kManyPairs = 12;                    // so many pairs share expanded levels
 template <int N>
 constexpr int kSumSets = 1;  // additions have a latency of one cycle: no second set of sums is needed
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -169,4 +168,3 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   for (const std::int32_t lane : lanes) bias.sum += lane;
   return bias;
 }
-static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

@@ -12,7 +12,6 @@
 
 constexpr int kBlockPairs = 8;                    // pairs whose sums stay in registers
 constexpr int kLevelPairs = 6, kLevelBlocks = 2;  // the same beside expanded levels, with 16 results a block
-constexpr int kManyPairs = 20;                    // so many pairs share expanded levels
 // A dot product takes 4 or 5 cycles: few pairs need more sums than their own to keep the unit busy.
 template <int N>
 constexpr int kSumSets = N == 1   ? 4
@@ -138,4 +137,3 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   _mm512_store_si512(lanes, sums);
   return {lanes[0] + lanes[2] + lanes[4] + lanes[6], lanes[1] + lanes[3] + lanes[5] + lanes[7]};
 }
-static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

@@ -12,7 +12,6 @@
 
 constexpr int kBlockPairs = 2;  // pairs whose sums stay in registers; GCC spills some of three
 constexpr int kLevelPairs = 2, kLevelBlocks = 1;  // the same beside expanded levels, with 16 results a block
-constexpr int kManyPairs = 8;                     // so many pairs share expanded levels
 template <int N>
 constexpr int kSumSets = 1;  // a pair's 8 sums keep the units busy
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -145,4 +144,3 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   }
   return {};
 }
-static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

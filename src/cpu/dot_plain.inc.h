@@ -5,7 +5,6 @@
 
 constexpr int kBlockPairs = 2;
 constexpr int kLevelPairs = 2, kLevelBlocks = 1;
-constexpr int kManyPairs = 8;
 template <int N>
 constexpr int kSumSets = 3 - N;
 // Blocks of 16 keys whose sums stay in registers with them.
@@ -111,4 +110,3 @@ GTQ_INLINE Bias pack_quads(const float* x, int n, float scale, Quad* quads, std:
   }
   return bias;
 }
-static_assert(sizeof(Levels) <= 64 * kMaxLevelBytes && kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);

@@ -107,24 +107,19 @@ void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
     const PageView& view = tile.views[t];
     const std::uint8_t* keys = job.key_pages + view.page * job.key_page_stride;
     float* logits = job.scratch.logits + t * kPageCells;
-    if (n >= kManyPairs) {
+    if (n > kBlockPairs) {
       many_keys(job, view, keys, logits, add);
       continue;
     }
-    for_blocks<kBlockPairs>(n, [&](auto size, int m) {
-      const std::uint8_t* next = m == 0 ? keys + kTilePages * job.page_step * job.key_page_stride : nullptr;
-      few_keys<size.value>(job, view, keys, next, m, logits, add);
-    });
+    with_constant<kBlockPairs>(n, [&](auto size) { few_keys<size.value>(job, view, keys, logits, add); });
   }
 }
 
 void tile_values(const PageJob& job, const Tile& tile) {
   const int n = job.n_rows * job.n_heads;
-  if (n >= kManyPairs) return many_values(job, tile);
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
-  for_blocks<kBlockPairs>(n, [&](auto size, int m) {
-    with_width(job.head->v_width,
-               [&](auto width) { few_values<width.value, size.value>(job, tile, m, m == 0 ? ahead : 0); });
+  if (n > kBlockPairs) return many_values(job, tile);
+  with_constant<kBlockPairs>(n, [&](auto size) {
+    with_width(job.head->v_width, [&](auto width) { few_values<width.value, size.value>(job, tile); });
   });
 }
 

@@ -1,4 +1,4 @@
-// Few (query row, head) pairs: each block of pairs unpacks the codes for itself, in registers.
+// Few (query row, head) pairs, one block: codes are unpacked in registers.
 //
 //   keys    logits of 16 or 32 cells at a time: sums of all pairs of the block in registers
 //   values  16 dims at a time: sums over the whole tile in registers
@@ -29,7 +29,6 @@ GTQ_INLINE void join_sets(Sums (&sums)[kSumSets<kN>][kN]) {
 struct KeyBlock {
   const std::uint8_t *codes, *next;  // half page; the half page to prefetch, or null
   const Quad* quads;
-  std::size_t stride;  // of quads: all pairs
   const Bias* bias;
   LogitsTo to;
 };
@@ -40,7 +39,7 @@ using KeySums = Sums[kSumSets<kN>][kN];
 // Slots 4 kSlots .. 16 of a unit and the 16-cell blocks kFirst .. kFirst + kBlocks of its half page.
 template <int W, int kSlots, int kFirst, int kBlocks, int kN>
 GTQ_INLINE void add_key_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
-                             std::size_t stride, KeySums<kN> (&sums)[kBlocks]) {
+                             KeySums<kN> (&sums)[kBlocks]) {
   constexpr int kSet = kSlots % kSumSets<kN>;
   const Levels levels = unpack<W, 4 * kFirst + kSlots>(table, unit);
   if constexpr (kBlocks == 1) {
@@ -56,7 +55,7 @@ GTQ_INLINE void add_key_unit(const LevelTable<W>& table, const std::uint8_t* uni
     }
   }
   if constexpr (kSlots < 3) {
-    add_key_unit<W, kSlots + 1, kFirst, kBlocks, kN>(table, unit, quads + stride, stride, sums);
+    add_key_unit<W, kSlots + 1, kFirst, kBlocks, kN>(table, unit, quads + kN, sums);
   }
 }
 
@@ -71,8 +70,7 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
     if (block.next != nullptr) {
       for (int w = 0; w < W; ++w) __builtin_prefetch(block.next + offset + kWordStride * w, 0, 3);
     }
-    add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * block.stride,
-                                            block.stride, sums);
+    add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * kN, sums);
   }
 }
 
@@ -97,18 +95,14 @@ void key_block(const HeadTables& head, const KeyBlock& block, bool add) {
 }
 
 template <int kN>
-void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys, const std::uint8_t* next,
-              int m, float* logits, bool add) {
+void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys, float* logits, bool add) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
+  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
   for (int half = 0; half < 2; ++half) {
-    const std::size_t offset = half * head.half_bytes;
-    KeyBlock block = {keys + offset,
-                      next == nullptr ? nullptr : next + offset,
-                      s.query_quads + m,
-                      static_cast<std::size_t>(job.n_rows) * job.n_heads,
-                      static_cast<const Bias*>(s.query_bias) + m,
-                      logits_to(s, view, half, m, logits)};
+    const std::uint8_t* codes = keys + half * head.half_bytes;
+    KeyBlock block = {codes, codes + ahead, s.query_quads, static_cast<const Bias*>(s.query_bias),
+                      logits_to(s, view, half, 0, logits)};
     if constexpr (kKeyBlocks<kN> == 2) {
       key_block<0, 2, kN>(head, block, add);
     } else {
@@ -124,34 +118,34 @@ void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys
 // Outputs O .. 8 of a unit times the quads of kN pairs; output O belongs to quads[0].
 template <int W, int O, int kN>
 GTQ_INLINE void add_value_unit(const LevelTable<W>& table, const std::uint8_t* unit, const Quad* quads,
-                               std::size_t stride, Sums (&sums)[kSumSets<kN>][kN]) {
+                               Sums (&sums)[kSumSets<kN>][kN]) {
   const Levels levels = unpack<W, O>(table, unit);
   GTQ_UNROLL
   for (int i = 0; i < kN; ++i) add_dots(sums[O % kSumSets<kN>][i], levels, everywhere(quads + i));
-  if constexpr (O < 7) add_value_unit<W, O + 1, kN>(table, unit, quads + stride, stride, sums);
+  if constexpr (O < 7) add_value_unit<W, O + 1, kN>(table, unit, quads + kN, sums);
 }
 
-// Pairs m .. m + kN, all dims, all pages of the tile; `ahead` is the number of bytes to the page to prefetch.
+// All dims, all pages of the tile.
 template <int W, int kN>
-void few_values(const PageJob& job, const Tile& tile, int m, std::ptrdiff_t ahead) {
+void few_values(const PageJob& job, const Tile& tile) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
-  const std::size_t stride = static_cast<std::size_t>(job.n_rows) * job.n_heads;
+  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
   const LevelTable<W> table(head.codes[W]);
   constexpr std::size_t kUnitBytes = W * kWordStride;
   for (int unit = 0; unit < head.head_dim_v / 16; ++unit) {
     Sums sums[kSumSets<kN>][kN];
-    start_all<kN>(static_cast<const Bias*>(s.weight_bias) + m, sums);
-    const Quad* quads = s.weight_quads + m;
+    start_all<kN>(static_cast<const Bias*>(s.weight_bias), sums);
+    const Quad* quads = s.weight_quads;
     for (int t = 0; t < tile.n_pages; ++t) {
       const std::uint8_t* codes =
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
-      for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * stride) {
-        for (int w = 0; ahead != 0 && w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
-        add_value_unit<W, 0, kN>(table, codes, quads, stride, sums);
+      for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * kN) {
+        for (int w = 0; w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
+        add_value_unit<W, 0, kN>(table, codes, quads, sums);
       }
     }
     join_sets<kN>(sums);
-    add_outputs<kN>(job, sums[0], m, unit);
+    add_outputs<kN>(job, sums[0], 0, unit);
   }
 }

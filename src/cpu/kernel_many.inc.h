@@ -4,6 +4,8 @@
 //
 //   sums[pair][16 results] += levels[quad][16 results] * quads[quad][pair]      over all quads
 
+static_assert(kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);  // the size of scratch.levels
+
 // Outputs 0 .. 3 to low[0], low[step], ...; 4 .. 7 to `high`.
 template <int W, int O = 0>
 GTQ_INLINE void expand_unit(const LevelTable<W>& table, const std::uint8_t* unit, Levels* low, Levels* high,

@@ -12,7 +12,7 @@
 // Other pages: cosines and sines of every cell's position, times (re, im) of the products conj(q_i) mu_i.
 
 // Phases of one page after another. Pages whose starts are a step apart turn the phases of the page before;
-// after kMostTurns of that the error, 6e-8 per turn, is still that of phases(), which begins anew.
+// after kMostTurns of that the error, 6e-8 per turn, is still that of paired_phases(), which begins anew.
 struct PhaseWalk {
   static constexpr int kMostTurns = 16;
   std::int32_t start = 0, step = 0;

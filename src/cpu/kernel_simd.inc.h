@@ -16,7 +16,6 @@ using vf = GTQ_VECTOR(float, kLanes);
 using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
-using vb = GTQ_VECTOR(std::int8_t, 4 * kLanes);
 using vd = GTQ_VECTOR(double, kLanes / 2);
 using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
 #undef GTQ_VECTOR
