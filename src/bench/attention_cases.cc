@@ -164,13 +164,13 @@ void AttentionCases::add_peers(const Setup& setup, Peer& peer) {
 }
 
 void AttentionCases::add_multiply_floor(const Setup& setup, const cpu::Kernel& kernel) {
-  const int n_threads = setup.n_threads;
+  const int n_threads = setup.n_threads, n_pairs = shape_.n_rows * shape_.group;
   Case floor;
   floor.kind = CaseKind::kMultiply;
   floor.name = std::string(kernel.name);
-  floor.multiply_adds = static_cast<double>(n_threads * kernel.multiply(kFloorMultiplyAdds));
-  floor.run = [&kernel, n_threads](int) {
-    on_threads(n_threads, [&](int) { kernel.multiply(kFloorMultiplyAdds); });
+  floor.multiply_adds = static_cast<double>(n_threads * kernel.multiply(kFloorMultiplyAdds, n_pairs));
+  floor.run = [&kernel, n_threads, n_pairs](int) {
+    on_threads(n_threads, [&](int) { kernel.multiply(kFloorMultiplyAdds, n_pairs); });
   };
   cases_.push_back(std::move(floor));
 }

@@ -88,6 +88,10 @@ Partial take_partial(Carver& carver, const AttentionCall& call, const Split& spl
           carver.take<float>(static_cast<std::size_t>(split.pairs) * call.codec->head_dim_v())};
 }
 
+constexpr std::size_t round_up(std::size_t n, std::size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
   std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
@@ -112,8 +116,8 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
   s.row_scale = carver.take<float>(pairs);
   s.levels =
       carver.take<std::byte>(std::max<std::size_t>(kHalfPage * head_dim, kPanel * kTileCells) * kMaxLevelBytes);
-  s.query_quads = carver.take<Quad>(pairs * head_dim / 4);
-  s.weight_quads = carver.take<Quad>(pairs * kTileCells / 4);
+  s.query_quads = carver.take<Quad>(round_up(pairs, kRowPadding) * round_up(head_dim, kNumberPadding) / 4);
+  s.weight_quads = carver.take<Quad>(round_up(pairs, kRowPadding) * kTileCells / 4);
   s.query_step = carver.take<float>(pairs);
   s.weight_step = carver.take<float>(pairs);
   s.query_bias = carver.take<std::uint64_t>(pairs);

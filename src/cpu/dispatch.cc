@@ -9,10 +9,22 @@
 #include "gtq/error.h"
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace gtq::cpu {
 namespace {
+
+#if defined(__x86_64__)
+// Linux gives a process tile registers on request only.
+bool tiles_granted() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 std::vector<Kernel> find_supported() {
   std::vector<Kernel> kernels;
@@ -21,6 +33,9 @@ std::vector<Kernel> find_supported() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni")) {
+    if (tiles_granted()) {
+      kernels.push_back({"amx", attend_pages_amx, &kAvx2Encoder, multiply_amx});
+    }
     kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder, multiply_avx512});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {

@@ -57,6 +57,9 @@ struct Quad {
 // many where a level is one byte, or of half a page of keys are unpacked at a time.
 inline constexpr int kMaxLevelBytes = 2;
 
+// Kernels may round the pairs of an item and the numbers of a pair up to multiples of these.
+inline constexpr int kRowPadding = 16, kNumberPadding = 64;
+
 // Octaves of norm codes below norm 1 (docs/format.md).
 inline constexpr int kKeyNormOctaves = 3, kValueNormOctaves = 10;
 
@@ -95,8 +98,8 @@ struct Scratch {
   float* row_scale;  // [M]
   void* levels;      // of half a page of keys or of 16 or 32 dims of a tile's values: the kernel's Levels
 
-  Quad* query_quads;                // [head_dim_k / 4][M]
-  Quad* weight_quads;               // [kTileCells / 4][M]
+  Quad* query_quads;                // [head_dim_k / 4][M], with room for padding; a kernel may have its own
+  Quad* weight_quads;               // [kTileCells / 4][M]  form of the same size, without biases
   float *query_step, *weight_step;  // [M] value of one unit of a quad's numbers
   void *query_bias, *weight_bias;   // [M] 8 bytes each: the kernel's Bias
 };
@@ -127,8 +130,8 @@ struct PageJob {
 
 using PageKernel = void (*)(const PageJob& job);
 
-// Does about n of the kernel's multiply-adds and nothing else (kernel_multiply.inc.h), returns how many it
-// were.
-using MultiplyLoop = std::int64_t (*)(std::int64_t n);
+// Does about n of the multiply-adds that the kernel makes for so many pairs, and nothing else
+// (kernel_multiply.inc.h); returns how many it were.
+using MultiplyLoop = std::int64_t (*)(std::int64_t n, int n_pairs);
 
 }  // namespace gtq::cpu

@@ -1,13 +1,13 @@
 // Attention of (query row, head) pairs over the pages of one work item, in integers on the packed codes, with
 // an online softmax per tile of up to four attended pages.
 //
-//   once       query -> 16-bit numbers with one step per pair, as quads: [head_dim_k / 4][pairs]
+//   once       query -> 16-bit numbers with one step per pair, as quads [head_dim_k / 4][pairs] (kernel_tiles: planes)
 //   per page   norms, masks; no cell attended: the page is left out of the tile
 //   per tile   mean terms -> logits[pair][tile cell]                                  kernel_mean.inc.h
-//   per page   logits (+)= query * levels * norm * step                               kernel_few, kernel_many
+//   per page   logits (+)= query * levels * norm * step                               kernel_few, kernel_many or kernel_tiles
 //   per tile   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
 //              pair and tile, as quads: [tile cells / 4][pairs]
-//   per tile   out = out * scale + weights * levels * step                            kernel_few, kernel_many
+//   per tile   out = out * scale + weights * levels * step                            the same
 //
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
 // against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu).
@@ -23,6 +23,12 @@ float quantizer_scale(float largest, float sum_of_magnitudes) {
   return by_number < by_sum ? by_number : by_sum;
 }
 
+// Row m of n numbers that levels are to be multiplied by, in the form for few or for many pairs.
+GTQ_INLINE void pack_row(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads, void* bias) {
+  if (n_pairs > kBlockPairs) return pack_many(x, n, scale, m, n_pairs, quads, bias);
+  static_cast<Bias*>(bias)[m] = pack_quads(x, n, scale, quads + m, n_pairs);
+}
+
 void quantize_queries(const PageJob& job) {
   const Scratch& s = job.scratch;
   const int n = job.n_rows * job.n_heads, head_dim = job.head->head_dim_k;
@@ -36,7 +42,7 @@ void quantize_queries(const PageJob& job) {
     }
     const float scale = quantizer_scale(largest, sum);
     s.query_step[m] = 1.0f / scale;
-    static_cast<Bias*>(s.query_bias)[m] = pack_quads(query, head_dim, scale, s.query_quads + m, n);
+    pack_row(query, head_dim, scale, m, n, s.query_quads, s.query_bias);
   }
 }
 
@@ -94,7 +100,7 @@ void softmax_tile(const PageJob& job, const Tile& tile, int m) {
     job.row_sum[m] *= s.row_scale[m];
   }
   s.weight_step[m] = scale > 0.0f ? 1.0f / scale : 0.0f;
-  static_cast<Bias*>(s.weight_bias)[m] = pack_quads(logits, n_cells, scale, s.weight_quads + m, n_pairs);
+  pack_row(logits, n_cells, scale, m, n_pairs, s.weight_quads, s.weight_bias);
 }
 
 // ---- tiles

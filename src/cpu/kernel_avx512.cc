@@ -17,7 +17,7 @@ namespace {
 }  // namespace
 
 void attend_pages_avx512(const PageJob& job) { attend_tiles(job); }
-std::int64_t multiply_avx512(std::int64_t n) { return multiply(n); }
+std::int64_t multiply_avx512(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu
 #endif

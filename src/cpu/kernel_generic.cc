@@ -12,6 +12,6 @@ namespace {
 }  // namespace
 
 void attend_pages_generic(const PageJob& job) { attend_tiles(job); }
-std::int64_t multiply_generic(std::int64_t n) { return multiply(n); }
+std::int64_t multiply_generic(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu

@@ -1,47 +1,13 @@
-// Many (query row, head) pairs: codes are expanded once for all of them, half a page of keys or 16 dims of
-// values at a time, to levels in the form that a kernel multiplies (4 or 8 KiB), which stay in L1 while all
-// pairs pass:
+// Many (query row, head) pairs, by the instructions that few pairs take:
 //
 //   sums[pair][16 results] += levels[quad][16 results] * quads[quad][pair]      over all quads
 
 static_assert(kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);  // the size of scratch.levels
 
-// Outputs 0 .. 3 to low[0], low[step], ...; 4 .. 7 to `high`.
-template <int W, int O = 0>
-GTQ_INLINE void expand_unit(const LevelTable<W>& table, const std::uint8_t* unit, Levels* low, Levels* high,
-                            int step) {
-  (O < 4 ? low : high)[O % 4 * step] = unpack<W, O>(table, unit);
-  if constexpr (O < 7) expand_unit<W, O + 1>(table, unit, low, high, step);
-}
-
-// Half page of keys -> levels[head_dim_k / 4 quads][2 blocks of 16 cells].
-void expand_keys(const HeadTables& head, const std::uint8_t* codes, const std::uint8_t* next, Levels* levels) {
-  for (int g = 0; g < head.head_dim_k / 16; ++g) {
-    const std::size_t offset = head.group_offset[g];
-    for (int w = 0; w < head.widths[g]; ++w) __builtin_prefetch(next + offset + kWordStride * w, 0, 3);
-    with_width(head.widths[g], [&](auto width) {
-      expand_unit<width.value>(LevelTable<width.value>(head.codes[width.value]), codes + offset, levels + 8 * g,
-                               levels + 8 * g + 1, 2);
-    });
-  }
-}
-
-// 16 dims of values of all pages of the tile -> levels[quads of 4 cells * step].
-void expand_values(const PageJob& job, const Tile& tile, int unit, Levels* levels, int step) {
-  const HeadTables& head = *job.head;
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
-  with_width(head.v_width, [&](auto width) {
-    constexpr int kW = width.value;
-    const LevelTable<kW> table(head.codes[kW]);
-    for (int t = 0; t < tile.n_pages; ++t) {
-      const std::uint8_t* codes =
-          job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kW * kWordStride;
-      for (int half = 0; half < 2; ++half, codes += kW * kWordStride, levels += 8 * step) {
-        for (int w = 0; w < kW; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
-        expand_unit<kW>(table, codes, levels, levels + 4 * step, step);
-      }
-    }
-  });
+// Row m of n numbers that levels are to be multiplied by.
+GTQ_INLINE void pack_many(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads,
+                          void* bias) {
+  static_cast<Bias*>(bias)[m] = pack_quads(x, n, scale, quads + m, n_pairs);
 }
 
 // sums[b][i] += levels[q * step + b] * quads[q * stride + i], q = 0 .. n_quads.
@@ -75,7 +41,7 @@ void many_keys(const PageJob& job, const PageView& view, const std::uint8_t* key
   const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
   for (int half = 0; half < 2; ++half) {
     const std::uint8_t* codes = keys + half * head.half_bytes;
-    expand_keys(head, codes, codes + ahead, levels);
+    expand_keys<LevelTable>(head, codes, codes + ahead, levels);
     for_blocks<kLevelPairs>(n, [&](auto size, int m) {
       constexpr int kN = size.value;
       const LogitsTo to = logits_to(s, view, half, m, logits);
@@ -96,7 +62,7 @@ void many_value_units(const PageJob& job, const Tile& tile, int unit) {
   const Scratch& s = job.scratch;
   const int n = job.n_rows * job.n_heads;
   Levels* levels = static_cast<Levels*>(s.levels);
-  for (int b = 0; b < kBlocks; ++b) expand_values(job, tile, unit + b, levels + b, kBlocks);
+  for (int b = 0; b < kBlocks; ++b) expand_values<LevelTable>(job, tile, unit + b, levels + b, kBlocks);
   for_blocks<kLevelPairs>(n, [&](auto size, int m) {
     constexpr int kN = size.value;
     Sums sums[kBlocks][kN];

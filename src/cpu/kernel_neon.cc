@@ -15,7 +15,7 @@ namespace {
 }  // namespace
 
 void attend_pages_neon(const PageJob& job) { attend_tiles(job); }
-std::int64_t multiply_neon(std::int64_t n) { return multiply(n); }
+std::int64_t multiply_neon(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu
 #endif

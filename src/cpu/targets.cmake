@@ -21,9 +21,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(src/cpu/kernel_avx2.cc PROPERTIES
     COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};${GTQ_AVX2_FLAGS};-march=x86-64-v3")
   # GCC 12's own AVX-512 header trips over its way of writing undefined registers.
+  set(GTQ_AVX512_FLAGS -Wno-uninitialized -march=x86-64-v4 -mavx512vbmi -mavx512vnni -mprefer-vector-width=512)
   set_source_files_properties(src/cpu/kernel_avx512.cc PROPERTIES
-    COMPILE_OPTIONS
-    "${GTQ_KERNEL_FLAGS};-Wno-uninitialized;-march=x86-64-v4;-mavx512vbmi;-mavx512vnni;-mprefer-vector-width=512")
+    COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};${GTQ_AVX512_FLAGS}")
+  set_source_files_properties(src/cpu/kernel_amx.cc PROPERTIES
+    COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};${GTQ_AVX512_FLAGS};-mamx-tile;-mamx-int8")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
   set_source_files_properties(src/cpu/kernel_neon.cc PROPERTIES
     COMPILE_OPTIONS "${GTQ_KERNEL_FLAGS};-march=armv8.2-a+dotprod")

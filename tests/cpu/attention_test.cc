@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "cpu/emulated_kernel.h"
+#include "cpu/emulated_kernels.h"
 #include "cpu/random_layer.h"
 
 namespace gtq::test {

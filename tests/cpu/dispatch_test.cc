@@ -31,7 +31,9 @@ TEST(Dispatch, RefusesOtherNamesAndListsTheChoices) {
 
 TEST(Dispatch, MultipliesAboutAsOftenAsAsked) {
   for (const Kernel& kernel : supported_kernels()) {
-    EXPECT_NEAR(static_cast<double>(kernel.multiply(1 << 20)), 1 << 20, 1 << 10) << kernel.name;
+    for (const int n_pairs : {1, 48}) {
+      EXPECT_NEAR(static_cast<double>(kernel.multiply(1 << 20, n_pairs)), 1 << 20, 1 << 10) << kernel.name;
+    }
   }
 }
 

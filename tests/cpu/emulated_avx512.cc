@@ -1,8 +1,9 @@
 // The source of the AVX-512 kernel compiled for the baseline, with emulated instructions.
-#include "cpu/emulated_kernel.h"
+#include "cpu/emulated_kernels.h"
+#include "cpu/kernel_api.h"
 
 #if defined(__x86_64__)
-#include "cpu/emulated_avx512.h"
+#include "cpu/emulated_instructions.h"
 #define __AVX512F__ 1
 #define GTQ_KEEP_ORDER(a, b)
 
@@ -13,22 +14,12 @@ namespace {
 
 #include "cpu/kernel.inc.h"
 
-void attend_pages(const PageJob& job) { attend_tiles(job); }
-
 }  // namespace
 }  // namespace gtq::cpu
 
 namespace gtq::test {
 
-std::vector<cpu::Kernel> emulated_kernels() {
-  return {{.name = "avx512 emulated", .attend_pages = cpu::attend_pages}};
-}
-
-}  // namespace gtq::test
-#else
-namespace gtq::test {
-
-std::vector<cpu::Kernel> emulated_kernels() { return {}; }
+void attend_pages_avx512(const cpu::PageJob& job) { cpu::attend_tiles(job); }
 
 }  // namespace gtq::test
 #endif

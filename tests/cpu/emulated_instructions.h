@@ -1,4 +1,4 @@
-// The AVX-512 instructions that src/cpu uses, in plain C++, under their own names: the AVX-512 kernel can then
+// The AVX-512 and AMX instructions that src/cpu uses, in plain C++, under their own names: those kernels can then
 // be tested, slowly, on any x86 machine. To be included after <immintrin.h>, which has the types.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace gtq::test::avx512 {
@@ -106,6 +107,18 @@ inline __m512i xor_si512(__m512i a, __m512i b) {
   const Lanes<std::uint32_t> x(a), y(b);
   return each<std::uint32_t>([&](int i) { return x.x[i] ^ y.x[i]; });
 }
+inline __m512i srai_epi32(__m512i a, unsigned n) {
+  const Lanes<std::int32_t> x(a);
+  return each<std::int32_t>([&](int i) { return x.x[i] >> n; });
+}
+inline __m128i cvtepi32_epi8(__m512i a) {
+  const Lanes<std::int32_t> x(a);
+  std::int8_t bytes[16];
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<std::int8_t>(x.x[i]);
+  __m128i v;
+  std::memcpy(&v, bytes, 16);
+  return v;
+}
 inline __m128i extracti32x4_epi32(__m512i a, int part) {
   const Lanes<std::int32_t> x(a);
   __m128i v;
@@ -133,6 +146,45 @@ inline unsigned test_epi32_mask(__m512i a, __m512i b) {
   return mask;
 }
 
+// Tiles of 16 rows of 64 bytes, the only ones that src/cpu makes.
+struct Tile {
+  std::uint8_t bytes[16][64];
+};
+inline thread_local Tile tiles[8];
+
+inline void zero_tile(int t) { tiles[t] = {}; }
+inline void load_tile(int t, const void* from, std::size_t stride) {
+  for (int row = 0; row < 16; ++row) {
+    std::memcpy(tiles[t].bytes[row], static_cast<const char*>(from) + row * stride, 64);
+  }
+}
+inline void store_tile(int t, void* to, std::size_t stride) {
+  for (int row = 0; row < 16; ++row) {
+    std::memcpy(static_cast<char*>(to) + row * stride, tiles[t].bytes[row], 64);
+  }
+}
+inline void add_tile_product(int c, int a, int b) {
+  for (int row = 0; row < 16; ++row) {
+    std::int32_t sums[16];
+    std::memcpy(sums, tiles[c].bytes[row], 64);
+    for (int column = 0; column < 16; ++column) {
+      for (int k = 0; k < 64; ++k) {
+        sums[column] += static_cast<std::int8_t>(tiles[a].bytes[row][k]) *
+                        static_cast<std::int8_t>(tiles[b].bytes[k / 4][4 * column + k % 4]);
+      }
+    }
+    std::memcpy(tiles[c].bytes[row], sums, 64);
+  }
+}
+// Checks what hardware would refuse.
+inline void configure_tiles(const void* shape) {
+  std::uint8_t bytes[64];
+  std::memcpy(bytes, shape, 64);
+  for (int t = 0; t < 8; ++t) {
+    if (bytes[0] != 1 || bytes[16 + 2 * t] != 64 || bytes[48 + t] != 16) std::abort();
+  }
+}
+
 }  // namespace gtq::test::avx512
 
 #define _mm512_load_si512 gtq::test::avx512::load
@@ -156,8 +208,22 @@ inline unsigned test_epi32_mask(__m512i a, __m512i b) {
 #define _mm512_xor_si512 gtq::test::avx512::xor_si512
 #undef _mm512_extracti32x4_epi32
 #define _mm512_extracti32x4_epi32 gtq::test::avx512::extracti32x4_epi32
+#undef _mm512_srai_epi32
+#define _mm512_srai_epi32 gtq::test::avx512::srai_epi32
+#define _mm512_cvtepi32_epi8 gtq::test::avx512::cvtepi32_epi8
 #define _mm512_store_si512 gtq::test::avx512::store
 #define _mm512_cvtps_epi32 gtq::test::avx512::cvtps_epi32
 #define _mm512_cvtepi32_ps gtq::test::avx512::cvtepi32_ps
 #define _mm512_cvtepu8_epi32 gtq::test::avx512::cvtepu8_epi32
 #define _mm512_test_epi32_mask gtq::test::avx512::test_epi32_mask
+
+#undef _tile_zero
+#define _tile_zero gtq::test::avx512::zero_tile
+#undef _tile_loadd
+#define _tile_loadd gtq::test::avx512::load_tile
+#undef _tile_stored
+#define _tile_stored gtq::test::avx512::store_tile
+#undef _tile_dpbssd
+#define _tile_dpbssd gtq::test::avx512::add_tile_product
+#define _tile_loadconfig gtq::test::avx512::configure_tiles
+#define _tile_release() static_cast<void>(0)

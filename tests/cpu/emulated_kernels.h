@@ -1,0 +1,22 @@
+// Kernels whose instruction set this machine need not have.
+#pragma once
+
+#include <vector>
+
+#include "cpu/dispatch.h"
+
+namespace gtq::test {
+
+#if defined(__x86_64__)
+void attend_pages_avx512(const cpu::PageJob& job);
+void attend_pages_amx(const cpu::PageJob& job);
+
+inline std::vector<cpu::Kernel> emulated_kernels() {
+  return {{.name = "avx512 emulated", .attend_pages = attend_pages_avx512},
+          {.name = "amx emulated", .attend_pages = attend_pages_amx}};
+}
+#else
+inline std::vector<cpu::Kernel> emulated_kernels() { return {}; }
+#endif
+
+}  // namespace gtq::test
