@@ -1,5 +1,5 @@
-// Page kernel for x86-64 with AMX (Sapphire Rapids and later): the AVX-512 kernel, with many pairs multiplied by
-// tiles.
+// Page kernel for x86-64 with AMX (Sapphire Rapids and later): the AVX-512 kernel, with many pairs multiplied
+// by tiles.
 #include "cpu/kernel_api.h"
 #include "cpu/kernels.h"
 

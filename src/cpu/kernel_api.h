@@ -38,8 +38,9 @@ struct MeanTables {
   int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis, 8 polynomials with them
   const float* even;                    // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
   const float* odd;                     // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
-  int n_high;  // smooth ones before this index, a multiple of 4, need all orders, others those below 8
-  const float* chebyshev;  // [n_padded - fast_padded][8][even order of cos, odd order of -sin]
+  int n_high, n_low;  // smooth ones that need all orders, and those after them that do with 0 .. 7; of fours
+  const float* all_orders;  // [n_high][8][even order of cos, odd order of -sin]
+  const float* low_orders;  // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
 };
 
 // Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.

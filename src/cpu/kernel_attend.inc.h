@@ -1,11 +1,11 @@
 // Attention of (query row, head) pairs over the pages of one work item, in integers on the packed codes, with
 // an online softmax per tile of up to four attended pages.
 //
-//   once       query -> 16-bit numbers with one step per pair, as quads [head_dim_k / 4][pairs] (kernel_tiles: planes)
-//   per page   norms, masks; no cell attended: the page is left out of the tile
-//   per tile   mean terms -> logits[pair][tile cell]                                  kernel_mean.inc.h
-//   per page   logits (+)= query * levels * norm * step                               kernel_few, kernel_many or kernel_tiles
-//   per tile   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
+//   once       query -> 16-bit numbers with one step per pair, as quads [head_dim_k / 4][pairs] (kernel_tiles:
+//   planes) per page   norms, masks; no cell attended: the page is left out of the tile per tile   mean terms
+//   -> logits[pair][tile cell]                                  kernel_mean.inc.h per page   logits (+)= query
+//   * levels * norm * step                               kernel_few, kernel_many or kernel_tiles per tile
+//   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
 //              pair and tile, as quads: [tile cells / 4][pairs]
 //   per tile   out = out * scale + weights * levels * step                            the same
 //
@@ -24,7 +24,8 @@ float quantizer_scale(float largest, float sum_of_magnitudes) {
 }
 
 // Row m of n numbers that levels are to be multiplied by, in the form for few or for many pairs.
-GTQ_INLINE void pack_row(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads, void* bias) {
+GTQ_INLINE void pack_row(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads,
+                         void* bias) {
   if (n_pairs > kBlockPairs) return pack_many(x, n, scale, m, n_pairs, quads, bias);
   static_cast<Bias*>(bias)[m] = pack_quads(x, n, scale, quads + m, n_pairs);
 }

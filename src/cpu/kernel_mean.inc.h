@@ -81,54 +81,73 @@ void walk_to(const PageJob& job, std::int32_t start, PhaseWalk* walk, float* pha
   walk->phase = phase;
 }
 
-// out[r] (+)= sum of turned pairs times rows begin .. end of the Chebyshev table, whose first kVectors vectors
-// of orders count, for R rows; begin and end are multiples of 4.
-template <int R, int kVectors, bool kAdd>
-GTQ_INLINE void add_orders(const MeanTables& mean, int begin, int end, const float* turned, std::size_t stride,
-                           float* out, std::size_t out_stride) {
-  constexpr int kSums = R * kVectors;
-  constexpr int kSets = kSums >= 8 ? 1 : kSums >= 4 ? 2 : 4;  // enough sums to hide their latency
-  vf sums[kSets][R][kVectors] = {};
-  for (int i = begin; i < end; i += kSets) {
+// sums[r] = sum over n rows of a table times the next kBlocks turned pairs, again and again, for R (page, pair)
+// rows; n is a multiple of 4 / kBlocks.
+template <int R, int kBlocks>
+GTQ_INLINE void sum_orders(const float* table, int n, const float* turned, std::size_t stride,
+                           vf (&sums)[R][kVecs]) {
+  constexpr int kEnough = R * kVecs >= 8 ? 1 : R * kVecs >= 4 ? 2 : 4;  // sums to hide their latency
+  constexpr int kSets = kEnough < 4 / kBlocks ? kEnough : 4 / kBlocks;
+  vf all[kSets][R][kVecs] = {};
+  for (int i = 0; i < n; i += kSets) {
     GTQ_UNROLL
     for (int set = 0; set < kSets; ++set) {
-      vf row[kVectors];
+      vf row[kVecs];
       GTQ_UNROLL
-      for (int v = 0; v < kVectors; ++v)
-        row[v] = load<vf>(mean.chebyshev + (i + set) * kChebyshev + v * kLanes);
+      for (int v = 0; v < kVecs; ++v) row[v] = load<vf>(table + (i + set) * kChebyshev + v * kLanes);
       GTQ_UNROLL
       for (int r = 0; r < R; ++r) {
-        const vf factor = splat_pair(turned + r * stride + 2 * (i + set));
+        const float* at = turned + r * stride + 2 * kBlocks * (i + set);
+        const vf factor = kBlocks == 1 ? splat_pair(at) : splat_four(at);
         GTQ_UNROLL
-        for (int v = 0; v < kVectors; ++v) sums[set][r][v] += factor * row[v];
+        for (int v = 0; v < kVecs; ++v) all[set][r][v] += factor * row[v];
       }
     }
   }
   GTQ_UNROLL
   for (int r = 0; r < R; ++r) {
     GTQ_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      float* to = out + r * out_stride + v * kLanes;
-      vf sum = sums[0][r][v];
+    for (int v = 0; v < kVecs; ++v) {
+      sums[r][v] = all[0][r][v];
       GTQ_UNROLL
-      for (int set = 1; set < kSets; ++set) sum += sums[set][r][v];
-      store(to, kAdd ? sum + load<vf>(to) : sum);
+      for (int set = 1; set < kSets; ++set) sums[r][v] += all[set][r][v];
     }
   }
 }
 
-// Coefficients of the polynomials that R pairs' smooth rope_blocks add up to. A vector of all orders has no
-// lower half.
+// Adds up the two rope_blocks of a sum of low orders, lanes [a0 a1 b0 b1 | a2 a3 b2 b3 | ...], and adds
+// orders 0 .. 7 to out.
+GTQ_INLINE void add_low_orders(const vf (&sums)[kVecs], float* out) {
+  vi other, first;
+  for (int i = 0; i < kLanes; ++i) {
+    const int half = i % (kLanes / 2);
+    other[i] = i ^ 2;
+    first[i] = i / (kLanes / 2) * kLanes + half / 2 * 4 + half % 2;
+  }
+  vf both[kVecs + 1] = {};
+  GTQ_UNROLL
+  for (int v = 0; v < kVecs; ++v) both[v] = sums[v] + __builtin_shuffle(sums[v], other);
+  GTQ_UNROLL
+  for (int v = 0; v < kVecs; v += 2) {
+    float* to = out + v / 2 * kLanes;
+    store(to, load<vf>(to) + __builtin_shuffle(both[v], both[v + 1], first));
+  }
+}
+
+// Coefficients of the polynomials that R rows' smooth rope_blocks add up to.
 template <int R>
 void smooth_coefficients(const MeanTables& mean, const float* turned, std::size_t stride, float* out,
                          std::size_t out_stride) {
-  const int n = (mean.n_smooth + 3) / 4 * 4;
-  if constexpr (kVecs == 1) {
-    add_orders<R, 1, false>(mean, 0, n, turned, stride, out, out_stride);
-  } else {
-    add_orders<R, kVecs, false>(mean, 0, mean.n_high, turned, stride, out, out_stride);
-    add_orders<R, kVecs / 2, true>(mean, mean.n_high, n, turned, stride, out, out_stride);
+  vf sums[R][kVecs];
+  sum_orders<R, 1>(mean.all_orders, mean.n_high, turned, stride, sums);
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) {
+    GTQ_UNROLL
+    for (int v = 0; v < kVecs; ++v) store(out + r * out_stride + v * kLanes, sums[r][v]);
   }
+  sum_orders<R, 2>(mean.low_orders, mean.n_low / 2, turned + 2 * mean.n_high, stride, sums);
+  GTQ_UNROLL
+  for (int r = 0; r < R; ++r) add_low_orders(sums[r], out + r * out_stride);
 }
 
 void all_smooth_coefficients(const PageJob& job, int n_rows, std::size_t out_stride) {

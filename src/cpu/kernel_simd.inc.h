@@ -53,6 +53,16 @@ GTQ_INLINE vf splat_pair(const float* p) {
   return reinterpret_cast<vf>(vd{x, x});
 #endif
 }
+// The four numbers at p in lanes 0 .. 3, 4 .. 7, ...
+GTQ_INLINE vf splat_four(const float* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_broadcast_f32x4(_mm_loadu_ps(p)));
+#elif defined(__AVX__)
+  return reinterpret_cast<vf>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)));
+#else
+  return load<vf>(p);
+#endif
+}
 GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 

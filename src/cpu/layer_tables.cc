@@ -116,15 +116,25 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
       basis[column + (fast_rows + k / 2) * kPanel] = static_cast<float>(std::cos(k * std::acos(x / kHalfSpan)));
     }
   }
-  chebyshev_.assign(static_cast<std::size_t>(n_padded - fast_padded) * kChebyshev, 0.0f);
+  const int n_high = round_up(
+      static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; })),
+      4);
+  const int n_low = std::max(0, round_up(n_smooth, 4) - n_high);
+  all_orders_.assign(static_cast<std::size_t>(n_high) * kChebyshev, 0.0f);
+  low_orders_.assign(static_cast<std::size_t>(n_low) / 2 * kChebyshev, 0.0f);
   for (int n = 0; n < n_smooth; ++n) {
     const double phi = rope.theta(smooth[n]) * kHalfSpan;
-    float* row = &chebyshev_[static_cast<std::size_t>(n) * kChebyshev];
-    fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, 0, row);
-    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f, 1, row);
+    std::array<float, kChebyshev> row;
+    fit_chebyshev([phi](double u) { return std::cos(phi * u); }, 1.0f, 0, row.data());
+    fit_chebyshev([phi](double u) { return std::sin(phi * u); }, -1.0f, 1, row.data());
+    if (n < n_high) {
+      std::ranges::copy(row, all_orders_.begin() + n * kChebyshev);
+      continue;
+    }
+    const int low = n - n_high;
+    float* to = &low_orders_[static_cast<std::size_t>(low / 2) * kChebyshev + low % 2 * 2];
+    for (int order = 0; order < kChebyshev / 2; ++order) to[order / 2 * 4 + order % 2] = row[order];
   }
-  const auto n_high =
-      static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; }));
   tables_.mean = {n_fast,
                   n_smooth,
                   fast_padded,
@@ -138,8 +148,10 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
                   n_basis,
                   even_.data(),
                   odd_.data(),
-                  round_up(n_high, 4),
-                  chebyshev_.data()};
+                  n_high,
+                  n_low,
+                  all_orders_.data(),
+                  low_orders_.data()};
 }
 
 }  // namespace gtq::cpu

@@ -27,7 +27,7 @@ class HeadTableSet {
   std::vector<float> norms_;
   std::vector<std::uint16_t> mean_dims_;
   std::vector<double> turns_;
-  std::vector<float> means_, even_, odd_, chebyshev_;
+  std::vector<float> means_, even_, odd_, all_orders_, low_orders_;
 };
 
 }  // namespace gtq::cpu
