@@ -33,8 +33,7 @@ __device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, i
 }
 
 __device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
-  if (p.indices == nullptr) return static_cast<std::uint32_t>(first + i);
-  return static_cast<std::uint32_t>(__shfl_sync(~0u, p.indices[first + i], 0));
+  return static_cast<std::uint32_t>(p.indices == nullptr ? first + i : p.indices[first + i]);
 }
 
 // Where the pages of a KV head are.
@@ -224,29 +223,38 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
   if (view.valid != ~0ull) exclude(view.valid, warp.lane, v);
 }
 
-// Sums of the block's warps -> output.
+// Sums of the block's warps -> output. sums: the ring.
 template <int VD>
 __device__ __forceinline__ void finish_block(const DecodeParams& p, const BlockPlace& at,
-                                             const SoftmaxState<VD>& state, float* sums,
+                                             const SoftmaxState<VD>& state, int n_active, float* sums,
                                              const float* value_signs, float v_gain, int warp, int lane,
                                              std::uint32_t tag) {
-  __shared__ float2 warp_ml[most_warps(VD) * kRows], row_ml[kRows];
-  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
-  __syncthreads();
-  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
-  __syncthreads();
+  __shared__ float references[most_warps(VD) * kRows];
+  write_warp_sums<VD>(state, n_active, warp, lane, sums, references);
 #pragma unroll 1
   for (int row = warp; row < at.n_pairs; row += p.n_warps) {
-    untransform<VD>(value_signs, v_gain, sums + row * kReduceStride<VD>, lane);
+    RowSums<VD> r = reduce_row<VD>(sums, n_active, row, lane);
+    untransform<VD>(value_signs, v_gain, lane, r);
+    if (p.n_splits == 1) {
+      write_row<VD>(p, at, row, lane, r);
+    } else {
+      publish_row<VD>(p, at, row, lane, r, tag);
+    }
   }
-  __syncthreads();
-  if (p.n_splits == 1) {
-    write_rows<VD>(p, at, sums, row_ml);
-    return;
-  }
-  publish<VD>(p, at, sums, row_ml, tag);
+  if (p.n_splits == 1) return;
+  if (threadIdx.x == blockDim.x - 1) close_epoch(p, tag);  // of the warp with least to do
   merge_splits<VD>(p, at, warp, lane, tag);
-  finish_launch(p, tag);
+}
+
+// Pages begin .. end of a sequence are those of a split.
+struct PageRange {
+  int begin, end;
+};
+
+__device__ __forceinline__ PageRange pages_of_split(int n_pages, int split, int n_splits) {
+  const int each = n_pages / n_splits, more = n_pages % n_splits;  // the first `more` have one more
+  const int begin = split * each + min(split, more);
+  return {begin, begin + each + (split < more ? 1 : 0)};
 }
 
 template <int VD, bool kShaped>
@@ -256,6 +264,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   __shared__ std::uint64_t barriers[most_warps(VD) * PageRing::kMaxStages];
   __shared__ float row_scale[kRows];
   __shared__ std::uint32_t big;
+  __shared__ uint4 launch;  // start of the WorkspaceHeader
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -264,31 +273,36 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
                       min(kRows, p.group * p.n_rows - tile * kRows)};
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
-  const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
+
+  // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
+  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
+  uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
+  float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
+  std::uint8_t* block = shared + p.smem_block;
+  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
+  copy_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
+             block);
+  copy_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  if (threadIdx.x == 0) {
+    copy_16(shared_address(&launch), p.header);
+    big = 0;
+  }
+  copy_commit();
 
   const SequencePages pages = sequence_pages(p, at.batch);
-  const int begin = static_cast<int>(static_cast<long long>(pages.n_pages) * at.split / p.n_splits);
-  const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
+  const auto [begin, end] = pages_of_split(pages.n_pages, at.split, p.n_splits);
   PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
                 barriers + warp * PageRing::kMaxStages, lane);
   const PageBases source{p.key_pages + kv_head * key_bytes, p.value_pages + kv_head * value_bytes,
                          p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
   int next = begin + warp;
 #pragma unroll 1
-  for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {
+  for (int s = 1; s < p.n_stages; ++s, next += p.n_warps) {
     ring.issue(source(next < end ? physical_page(p, pages.first, next) : 0), next < end);
   }
   std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
 
-  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
-  uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
-  float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
-  std::uint8_t* block = shared + p.smem_block;
-  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
-  if (threadIdx.x == 0) big = 0;
-  load_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
-             block);
-  load_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  copy_wait<0>();
   __syncthreads();
   const DecodeScalars scalars = *reinterpret_cast<const DecodeScalars*>(block + parts.scalars);
   transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
@@ -314,30 +328,24 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   SoftmaxState<VD> state;
 #pragma unroll
   for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
-  int until_halved = kHalvePages;
 #pragma unroll 1
   for (int i = begin + warp; i < end; i += p.n_warps) {
+    ring.issue(source(next_page), next < end);
+    next += p.n_warps;
+    next_page = next < end ? physical_page(p, pages.first, next) : 0;
     const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
     const std::uint32_t which = load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
     const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
     float v[16];
     page_logits<kShaped>(p, at, context, keys, view, which, state.offset, v);
-    std::uint32_t weights[2][4];
-    softmax_page<VD>(v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
-                     reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state, weights);
-    add_values<VD>(p.layer.v_width, values, p.luts, lane, weights, state.o);
-    if (--until_halved == 0) {
-      raise(state, 1.0f);
-      until_halved = kHalvePages;
-    }
+    make_room<VD>(v, reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state);
+    add_values<VD>(p.layer.v_width, v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
+                   values, p.luts, lane, state);
     ring.release();
-    ring.issue(source(next_page), next < end);
-    next += p.n_warps;
-    next_page = next < end ? physical_page(p, pages.first, next) : 0;
   }
-  __syncthreads();  // the ring is free
-  finish_block<VD>(p, at, state, reinterpret_cast<float*>(shared),
-                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane, tag);
+  finish_block<VD>(p, at, state, min(p.n_warps, end - begin), reinterpret_cast<float*>(shared),
+                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane,
+                   launch.x + 1);
 }
 
 }  // namespace gtq::cuda

@@ -25,7 +25,8 @@ template <int VD>
 struct SoftmaxState {
   float offset = 0, l = 0;
   float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
-  int o[VD / 8][4];           // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+  int until_halved = kHalvePages;
+  int o[VD / 8][4];  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
 
   __device__ __forceinline__ float reference() const {
     return most == kNoReference ? kNoReference : kWeightBits - offset;
@@ -51,24 +52,24 @@ __device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
 
 // largest: of the lane's s_j. Returns by how much the reference rose (fell, for the first one).
 template <int VD>
-__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest) {
+__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest, bool halve) {
   largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-  const float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
+  float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
   if (state.most == kNoReference) {
     state.offset -= by;
     if (largest > kNoReference) state.most = kMostBits;
   } else {
+    if (halve) by = fmaxf(by, 1.0f);
     raise(state, by);
   }
   return by;
 }
 
-// v: of the lane's 16 keys. value_norms, log_norms: of the same keys.
-// weights: A fragments [half][a0..a3] of w.
+// Makes room for a page: no s_j above kMostBits, sums that do not overflow. v, log_norms: of the lane's 16
+// keys.
 template <int VD>
-__device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value_norms, const float4* log_norms,
-                                             SoftmaxState<VD>& state, std::uint32_t (&weights)[2][4]) {
+__device__ __forceinline__ void make_room(float (&v)[16], const float4* log_norms, SoftmaxState<VD>& state) {
   float largest = kExcluded;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -76,11 +77,18 @@ __device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value
     largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
     largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
   }
-  if (__any_sync(~0u, largest > state.most)) {
-    const float by = move_reference(state, largest);
+  const bool halve = state.until_halved == 0;
+  --state.until_halved;
+  if (!__any_sync(~0u, largest > state.most) && !halve) return;
+  const float by = move_reference(state, largest, halve);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i] -= by;
-  }
+  for (int i = 0; i < 16; ++i) v[i] -= by;
+  if (halve) state.until_halved = kHalvePages - 1;
+}
+
+// weights: A fragments [half][a0..a3] of w. value_norms: of the lane's 16 keys.
+__device__ __forceinline__ void make_weights(const float (&v)[16], const float4* value_norms, float& l,
+                                             std::uint32_t (&weights)[2][4]) {
   std::uint32_t w[16];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -89,7 +97,7 @@ __device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const float weight = exp2_fast(v[4 * i + j]);
-      state.l += weight;
+      l += weight;
       w[4 * i + j] = __float_as_uint(fmaf(weight, norms[j], 8388608.0f));  // low 16 bits: rounded
     }
   }
