@@ -49,45 +49,6 @@ struct PageBases {
   }
 };
 
-// f32 terms of a page in the order a lane reads them: [kTermStride t + 2 r + e].
-struct PageTerms {
-  float* key_norms;  // negative where the mean index is 0
-  float* value_norms;
-  float* log_norms;
-};
-
-__device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
-  const float norm = exp2_fast(static_cast<float>(byte & 127) * 0.0625f - 3.0f);
-  return (byte & 128) != 0 ? norm : -norm;
-}
-
-// Returns bit c: some key has mean index c.
-__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms,
-                                                    const std::uint8_t* value_norms, const PageTerms& terms,
-                                                    int lane) {
-  std::uint32_t keys = reinterpret_cast<const std::uint16_t*>(key_norms)[lane];
-  std::uint32_t values = reinterpret_cast<const std::uint16_t*>(value_norms)[lane];
-  if (lane < 16) {  // cells 31..0 are slots 32..63
-    keys = permute(keys, 0, 0x4401);
-    values = permute(values, 0, 0x4401);
-  }
-  const int slot = lane < 16 ? 62 - 2 * lane : 2 * lane - 32;
-  const int at = kTermStride * (slot % 8 / 2) + 2 * (slot / 8);
-  const auto log_norm = [](std::uint32_t byte) {
-    return byte == 0 ? kLeastLogNorm : static_cast<float>(byte) * 0.0625f - 10.0f;
-  };
-  const std::uint32_t v0 = values & 255, v1 = values >> 8;
-  const float log0 = log_norm(v0), log1 = log_norm(v1);
-  *reinterpret_cast<float2*>(terms.key_norms + at) =
-      make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
-  *reinterpret_cast<float2*>(terms.log_norms + at) = make_float2(log0, log1);
-  *reinterpret_cast<float2*>(terms.value_norms + at) =
-      make_float2(v0 == 0 ? 0.0f : exp2_fast(log0), v1 == 0 ? 0.0f : exp2_fast(log1));
-  const bool any0 = __any_sync(~0u, (keys & 0x8080u) != 0x8080u), any1 = __any_sync(~0u, (keys & 0x8080u) != 0);
-  __syncwarp();
-  return (any0 ? 1u : 0u) | (any1 ? 2u : 0u);
-}
-
 // What is known of a page besides its bytes.
 struct PageView {
   int index;  // in the sequence
@@ -110,39 +71,41 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
   return view;
 }
 
-// v = u * scale + offset + mean-key term. which: bit c, some key has mean index c.
+// v = v * scale + offset + mean-key term. norm_bytes: of load_terms.
 __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
-                                         long long first, std::uint32_t which, const float* key_norms,
+                                         long long first, std::uint32_t norm_bytes, const float* key_norms,
                                          float scale, float offset, int lane, float (&v)[16]) {
   if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
       view.regular ? nullptr
                    : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
-  float bias[4][4];
-  const auto compute = [&](int c) {
+  const auto compute = [&](int c, float(&bias)[4][4]) {
     if (view.regular) {
       regular_bias(mean, c, offset, lane, bias);
     } else {
       irregular_bias(mean, c, positions, offset, lane, bias);
     }
   };
-  if (which != 3) {
-    compute(which >> 1);
+  const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
+  const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
+  float bias[4][4];
+  compute(any1 ? 1 : 0, bias);
+  if (any0 && any1) {
+    float other[4][4];
+    compute(0, other);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
-    return;
-  }
+    for (int k = 0; k < 4; ++k) {
+      const float4 norm = load_four(key_norms, k, lane);
+      const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] *= scale;
-#pragma unroll 1
-  for (int c = 0; c < kMeans; ++c) {
-    compute(c);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const bool mine = (key_norms[i] > 0.0f) == (c == 1);
-      v[i] += mine ? bias[i / 2 % 4][2 * (i / 8) + i % 2] : 0.0f;
+      for (int j = 0; j < 4; ++j) {
+        const int tile = (2 * k + j / 2) % 4, i = 2 * (k / 2) + j % 2;
+        if (norms[j] < 0.0f) bias[tile][i] = other[tile][i];
+      }
     }
   }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
 }
 
 __device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v)[16]) {
@@ -198,14 +161,14 @@ struct WarpContext {
 template <bool kShaped>
 __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPlace& at,
                                             const WarpContext& warp, const std::uint8_t* keys,
-                                            const PageView& view, std::uint32_t which, float offset,
+                                            const PageView& view, std::uint32_t norm_bytes, float offset,
                                             float (&v)[16]) {
-  const float* key_norms = warp.terms.key_norms + kTermStride * (warp.lane % 4);
+  const float* key_norms = warp.terms.key_norms;
   int acc[8][4];
   score_page(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const float4 norm = reinterpret_cast<const float4*>(key_norms)[k];
+    const float4 norm = load_four(key_norms, k, warp.lane);
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -214,7 +177,7 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
     }
   }
   if (warp.mean.n_groups > 0) {
-    add_mean(p, warp.mean, view, warp.first, which, key_norms, warp.scale, offset, warp.lane, v);
+    add_mean(p, warp.mean, view, warp.first, norm_bytes, key_norms, warp.scale, offset, warp.lane, v);
   } else {
 #pragma unroll
     for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], warp.scale, offset);
@@ -257,7 +220,8 @@ __device__ __forceinline__ PageRange pages_of_split(int n_pages, int split, int 
   return {begin, begin + each + (split < more ? 1 : 0)};
 }
 
-template <int VD, bool kShaped>
+// kValueWidth: bits of a value code, 0 for those of the layer.
+template <int VD, bool kShaped, int kValueWidth>
 __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
@@ -314,16 +278,15 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
   const WarpContext context{
       query,
-      {terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride},
+      {terms_at, terms_at + kCells, terms_at + 2 * kCells},
       {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
        reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
-       reinterpret_cast<float2*>(terms_at + 12 * kTermStride), big, scalars.n_mean_groups, p.mean_lanes},
+       reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, p.mean_lanes},
       scalars.group_counts,
       lane,
       row_scale[lane / 4],
       kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f,
       pages.first};
-  const int lane_terms = kTermStride * (lane % 4);
 
   SoftmaxState<VD> state;
 #pragma unroll
@@ -334,13 +297,17 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     next += p.n_warps;
     next_page = next < end ? physical_page(p, pages.first, next) : 0;
     const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
-    const std::uint32_t which = load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
+    const std::uint32_t norm_bytes =
+        load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
     const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
     float v[16];
-    page_logits<kShaped>(p, at, context, keys, view, which, state.offset, v);
-    make_room<VD>(v, reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state);
-    add_values<VD>(p.layer.v_width, v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
-                   values, p.luts, lane, state);
+    page_logits<kShaped>(p, at, context, keys, view, norm_bytes, state.offset, v);
+    make_room<VD>(v, context.terms.log_norms, lane, state);
+    if constexpr (kValueWidth != 0) {
+      add_values_of<VD, kValueWidth>(v, context.terms.value_norms, values, p.luts, lane, state);
+    } else {
+      add_values<VD>(p.layer.v_width, v, context.terms.value_norms, values, p.luts, lane, state);
+    }
     ring.release();
   }
   finish_block<VD>(p, at, state, min(p.n_warps, end - begin), reinterpret_cast<float*>(shared),

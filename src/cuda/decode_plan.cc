@@ -21,7 +21,7 @@ int fixed_bytes(const LayerView& layer) {
 
 int scratch_bytes(const LayerView& layer) {
   const int phases = layer.n_mean_groups == 0 ? 0 : std::max(layer.n_mean_groups * kMeanBlocks, kCells) * 8;
-  return round_up(12 * kTermStride * 4 + phases, 128);
+  return kTermFloats * 4 + phases;
 }
 
 int ring_bytes(const DecodeParams& p) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/decode_params.h"
+#include "cuda/decode_terms.cuh"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
@@ -18,7 +19,6 @@ namespace gtq::cuda {
 inline constexpr float kWeightBits = 12.9993f;
 inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
-inline constexpr float kLeastLogNorm = -30.0f;
 inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
 
 template <int VD>
@@ -66,14 +66,14 @@ __device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float l
   return by;
 }
 
-// Makes room for a page: no s_j above kMostBits, sums that do not overflow. v, log_norms: of the lane's 16
-// keys.
+// Makes room for a page: no s_j above kMostBits, sums that do not overflow. v: of the lane's 16 keys.
 template <int VD>
-__device__ __forceinline__ void make_room(float (&v)[16], const float4* log_norms, SoftmaxState<VD>& state) {
+__device__ __forceinline__ void make_room(float (&v)[16], const float* log_norms, int lane,
+                                          SoftmaxState<VD>& state) {
   float largest = kExcluded;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float4 log_norm = log_norms[i];
+    const float4 log_norm = load_four(log_norms, i, lane);
     largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
     largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
   }
@@ -86,13 +86,13 @@ __device__ __forceinline__ void make_room(float (&v)[16], const float4* log_norm
   if (halve) state.until_halved = kHalvePages - 1;
 }
 
-// weights: A fragments [half][a0..a3] of w. value_norms: of the lane's 16 keys.
-__device__ __forceinline__ void make_weights(const float (&v)[16], const float4* value_norms, float& l,
+// weights: A fragments [half][a0..a3] of w.
+__device__ __forceinline__ void make_weights(const float (&v)[16], const float* value_norms, int lane, float& l,
                                              std::uint32_t (&weights)[2][4]) {
   std::uint32_t w[16];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float4 norm = value_norms[i];
+    const float4 norm = load_four(value_norms, i, lane);
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
