@@ -36,19 +36,6 @@ __device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, lo
   return static_cast<std::uint32_t>(p.indices == nullptr ? first + i : p.indices[first + i]);
 }
 
-// Where the pages of a KV head are.
-struct PageBases {
-  const std::uint8_t *keys, *values;
-  std::uint32_t key_stride, value_stride;
-  const PageSummary* summaries;
-
-  __device__ __forceinline__ PageSource operator()(std::uint32_t page) const {
-    return {keys + static_cast<std::uint64_t>(page) * key_stride,
-            values + static_cast<std::uint64_t>(page) * value_stride,
-            summaries != nullptr ? summaries + page : nullptr};
-  }
-};
-
 // What is known of a page besides its bytes.
 struct PageView {
   int index;  // in the sequence
@@ -89,23 +76,28 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
   const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
   const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
   float bias[4][4];
-  compute(any1 ? 1 : 0, bias);
-  if (any0 && any1) {
-    float other[4][4];
-    compute(0, other);
+  if (!any0 || !any1) {
+    compute(any1 ? 1 : 0, bias);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] *= scale;
+#pragma unroll 1
+  for (int c = 0; c < kMeans; ++c) {
+    compute(c, bias);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const float4 norm = load_four(key_norms, k, lane);
       const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int tile = (2 * k + j / 2) % 4, i = 2 * (k / 2) + j % 2;
-        if (norms[j] < 0.0f) bias[tile][i] = other[tile][i];
+        const bool mine = (norms[j] > 0.0f) == (c == 1);
+        v[4 * k + j] += mine ? bias[(2 * k + j / 2) % 4][2 * (k / 2) + j % 2] : 0.0f;
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
 }
 
 __device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v)[16]) {
@@ -225,7 +217,6 @@ template <int VD, bool kShaped, int kValueWidth>
 __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
-  __shared__ std::uint64_t barriers[most_warps(VD) * PageRing::kMaxStages];
   __shared__ float row_scale[kRows];
   __shared__ std::uint32_t big;
   __shared__ uint4 launch;  // start of the WorkspaceHeader
@@ -238,7 +229,6 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
 
-  // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
   float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
@@ -246,6 +236,10 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
   copy_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
              block);
+  PageRing ring(shared + warp * warp_ring_bytes(p.n_stages, p.stage_bytes), p.n_stages, p.stage_bytes,
+                key_bytes, value_bytes);
+
+  // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
   copy_queries(p, at.batch, kv_head, tile, warp, lane, raw);
   if (threadIdx.x == 0) {
     copy_16(shared_address(&launch), p.header);
@@ -255,14 +249,13 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
 
   const SequencePages pages = sequence_pages(p, at.batch);
   const auto [begin, end] = pages_of_split(pages.n_pages, at.split, p.n_splits);
-  PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
-                barriers + warp * PageRing::kMaxStages, lane);
-  const PageBases source{p.key_pages + kv_head * key_bytes, p.value_pages + kv_head * value_bytes,
+  const PageBases source{p.key_pages + static_cast<std::uint32_t>(kv_head * key_bytes),
+                         p.value_pages + static_cast<std::uint32_t>(kv_head * value_bytes),
                          p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
   int next = begin + warp;
-#pragma unroll 1
-  for (int s = 1; s < p.n_stages; ++s, next += p.n_warps) {
-    ring.issue(source(next < end ? physical_page(p, pages.first, next) : 0), next < end);
+  if (p.n_stages == 2) {
+    ring.issue(source, next < end ? physical_page(p, pages.first, next) : 0, next < end);
+    next += p.n_warps;
   }
   std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
 
@@ -293,7 +286,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
 #pragma unroll 1
   for (int i = begin + warp; i < end; i += p.n_warps) {
-    ring.issue(source(next_page), next < end);
+    ring.issue(source, next_page, next < end);
     next += p.n_warps;
     next_page = next < end ? physical_page(p, pages.first, next) : 0;
     const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;

@@ -15,6 +15,9 @@ inline constexpr int kTermFloats = 3 * kCells;  // of a page (decode_terms.cuh)
 // Warps of a thread block: as many as registers for the sums of values allow.
 GTQ_HD constexpr int most_warps(int head_dim_v) { return head_dim_v <= 64 ? 16 : head_dim_v <= 128 ? 12 : 8; }
 
+// A warp's ring: one or two stages, then their barriers.
+GTQ_HD constexpr int warp_ring_bytes(int n_stages, int stage_bytes) { return n_stages * stage_bytes + 16; }
+
 struct WorkspaceHeader {
   std::uint32_t epoch, n_finished;
   std::uint32_t unused[62];

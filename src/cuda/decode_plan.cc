@@ -26,7 +26,7 @@ int scratch_bytes(const LayerView& layer) {
 
 int ring_bytes(const DecodeParams& p) {
   const int reduce = p.n_warps * kRows * (p.layer.head_dim_v + 8) * 4;
-  return round_up(std::max(p.n_warps * p.n_stages * p.stage_bytes, reduce), 128);
+  return round_up(std::max(p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes), reduce), 128);
 }
 
 int total_bytes(const DecodeParams& p) {
