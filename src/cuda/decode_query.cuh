@@ -78,13 +78,13 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
     }
 #pragma unroll
     for (int bit = 16; bit > 0; bit /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, bit));
-    const float inverse = largest > 0.0f ? kQueryMax / largest : 0.0f;
+    const float inverse = largest > 0.0f ? __fdividef(kQueryMax, largest) : 0.0f;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const int slot = part * 128 + lane * 4;
       if (slot < d) query[slot / 16 * 32 + row * 4 + (slot % 16) / 4] = split_query(x[part], inverse);
     }
-    if (lane == 0) row_scale[row] = largest / kQueryMax * p.logit_scale;
+    if (lane == 0) row_scale[row] = largest * (1 / kQueryMax) * p.logit_scale;
   }
 }
 
@@ -92,8 +92,9 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
                                          const float* values, const float* raw, float4* mean,
                                          std::uint32_t* big) {
   const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
+  // From the last thread on: the first warps have the rows of the queries.
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
+  for (int i = blockDim.x - 1 - threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
     // Two rope_blocks of a row: lane 4 g + t of a mean group.
     const int c = i / (n_blocks * 4), rest = i % (n_blocks * 4), group = rest / 32, lane = rest % 32;
     const float* q = raw + (lane / 4) * d;
