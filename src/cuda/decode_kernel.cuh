@@ -303,6 +303,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     }
     ring.release();
   }
+  ring.close();
   finish_block<VD>(p, at, state, min(p.n_warps, end - begin), reinterpret_cast<float*>(shared),
                    reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane,
                    launch.x + 1);

@@ -89,6 +89,15 @@ class PageRing {
     parity_ ^= static_cast<std::uint32_t>(read_ ^ 1);
   }
 
+  // No page is on its way or in use: the ring's memory may serve for something else.
+  __device__ __forceinline__ void close() {
+#if __CUDA_ARCH__ >= 900
+    if (elect_lane()) {
+      for (int s = 0; s <= last_; ++s) barrier_invalidate(barriers_ + 8 * s);
+    }
+#endif
+  }
+
  private:
   std::uint8_t* ring_;
   int stage_bytes_, key_bytes_, value_bytes_;
