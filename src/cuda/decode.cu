@@ -54,30 +54,47 @@ DecodeParams make_params(const DecodeCall& call) {
   return p;
 }
 
-template <int VD, bool kShaped>
-void launch(const DecodeParams& p, int batch, int shared_bytes, Stream stream) {
-  const auto kernel = decode_kernel<VD, kShaped>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+struct Launch {
+  DecodeParams params;
+  int batch, shared_bytes;
+  Stream stream;
+};
+
+template <int VD, bool kShaped, int kValueWidth>
+void start(const Launch& launch) {
+  const DecodeParams& p = launch.params;
+  const auto kernel = decode_kernel<VD, kShaped, kValueWidth>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes),
         "reserve shared memory for decode");
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_tiles, batch);
+  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_tiles, launch.batch);
   config.blockDim = dim3(32 * p.n_warps);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  config.dynamicSmemBytes = launch.shared_bytes;
+  config.stream = launch.stream;
   config.attrs = &cooperative;
   config.numAttrs = p.n_splits > 1 ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, p), "start the GPU kernel decode");
 }
 
-template <int VD>
-void launch_shape(const DecodeParams& p, int batch, int shared_bytes, Stream stream) {
-  if (p.mask != nullptr || p.softcap > 0.0f) {
-    launch<VD, true>(p, batch, shared_bytes, stream);
+// Values of 3 bits, the usual ones, have kernels of their own.
+template <int VD, bool kShaped>
+void start_width(const Launch& launch) {
+  if (launch.params.layer.v_width == 3) {
+    start<VD, kShaped, 3>(launch);
   } else {
-    launch<VD, false>(p, batch, shared_bytes, stream);
+    start<VD, kShaped, 0>(launch);
+  }
+}
+
+template <int VD>
+void start_shape(const Launch& launch) {
+  if (launch.params.mask != nullptr || launch.params.softcap > 0.0f) {
+    start_width<VD, true>(launch);
+  } else {
+    start_width<VD, false>(launch);
   }
 }
 
@@ -92,17 +109,17 @@ std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads,
 
 void decode(const DecodeCall& call, Stream stream) {
   check_call(call);
-  DecodeParams p = make_params(call);
-  const int shared_bytes = plan_decode(call.layer->impl(), call, p);
-  switch (p.layer.head_dim_v) {
+  Launch launch{make_params(call), call.sequences.batch, 0, stream};
+  launch.shared_bytes = plan_decode(call.layer->impl(), call, launch.params);
+  switch (launch.params.layer.head_dim_v) {
     case 64:
-      return launch_shape<64>(p, call.sequences.batch, shared_bytes, stream);
+      return start_shape<64>(launch);
     case 96:
-      return launch_shape<96>(p, call.sequences.batch, shared_bytes, stream);
+      return start_shape<96>(launch);
     case 128:
-      return launch_shape<128>(p, call.sequences.batch, shared_bytes, stream);
+      return start_shape<128>(launch);
     case 256:
-      return launch_shape<256>(p, call.sequences.batch, shared_bytes, stream);
+      return start_shape<256>(launch);
     default:
       throw Error("decode on the GPU supports value heads of 64, 96, 128 and 256 dims");
   }

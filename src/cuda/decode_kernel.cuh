@@ -33,60 +33,7 @@ __device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, i
 }
 
 __device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
-  if (p.indices == nullptr) return static_cast<std::uint32_t>(first + i);
-  return static_cast<std::uint32_t>(__shfl_sync(~0u, p.indices[first + i], 0));
-}
-
-// Where the pages of a KV head are.
-struct PageBases {
-  const std::uint8_t *keys, *values;
-  std::uint32_t key_stride, value_stride;
-  const PageSummary* summaries;
-
-  __device__ __forceinline__ PageSource operator()(std::uint32_t page) const {
-    return {keys + static_cast<std::uint64_t>(page) * key_stride,
-            values + static_cast<std::uint64_t>(page) * value_stride,
-            summaries != nullptr ? summaries + page : nullptr};
-  }
-};
-
-// f32 terms of a page in the order a lane reads them: [kTermStride t + 2 r + e].
-struct PageTerms {
-  float* key_norms;  // negative where the mean index is 0
-  float* value_norms;
-  float* log_norms;
-};
-
-__device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
-  const float norm = exp2_fast(static_cast<float>(byte & 127) * 0.0625f - 3.0f);
-  return (byte & 128) != 0 ? norm : -norm;
-}
-
-// Returns bit c: some key has mean index c.
-__device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms,
-                                                    const std::uint8_t* value_norms, const PageTerms& terms,
-                                                    int lane) {
-  std::uint32_t keys = reinterpret_cast<const std::uint16_t*>(key_norms)[lane];
-  std::uint32_t values = reinterpret_cast<const std::uint16_t*>(value_norms)[lane];
-  if (lane < 16) {  // cells 31..0 are slots 32..63
-    keys = permute(keys, 0, 0x4401);
-    values = permute(values, 0, 0x4401);
-  }
-  const int slot = lane < 16 ? 62 - 2 * lane : 2 * lane - 32;
-  const int at = kTermStride * (slot % 8 / 2) + 2 * (slot / 8);
-  const auto log_norm = [](std::uint32_t byte) {
-    return byte == 0 ? kLeastLogNorm : static_cast<float>(byte) * 0.0625f - 10.0f;
-  };
-  const std::uint32_t v0 = values & 255, v1 = values >> 8;
-  const float log0 = log_norm(v0), log1 = log_norm(v1);
-  *reinterpret_cast<float2*>(terms.key_norms + at) =
-      make_float2(key_norm_of(keys & 255), key_norm_of(keys >> 8));
-  *reinterpret_cast<float2*>(terms.log_norms + at) = make_float2(log0, log1);
-  *reinterpret_cast<float2*>(terms.value_norms + at) =
-      make_float2(v0 == 0 ? 0.0f : exp2_fast(log0), v1 == 0 ? 0.0f : exp2_fast(log1));
-  const bool any0 = __any_sync(~0u, (keys & 0x8080u) != 0x8080u), any1 = __any_sync(~0u, (keys & 0x8080u) != 0);
-  __syncwarp();
-  return (any0 ? 1u : 0u) | (any1 ? 2u : 0u);
+  return static_cast<std::uint32_t>(p.indices == nullptr ? first + i : p.indices[first + i]);
 }
 
 // What is known of a page besides its bytes.
@@ -111,24 +58,26 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
   return view;
 }
 
-// v = u * scale + offset + mean-key term. which: bit c, some key has mean index c.
+// v = v * scale + offset + mean-key term. norm_bytes: of load_terms.
 __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
-                                         long long first, std::uint32_t which, const float* key_norms,
+                                         long long first, std::uint32_t norm_bytes, const float* key_norms,
                                          float scale, float offset, int lane, float (&v)[16]) {
   if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
       view.regular ? nullptr
                    : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
-  float bias[4][4];
-  const auto compute = [&](int c) {
+  const auto compute = [&](int c, float(&bias)[4][4]) {
     if (view.regular) {
       regular_bias(mean, c, offset, lane, bias);
     } else {
       irregular_bias(mean, c, positions, offset, lane, bias);
     }
   };
-  if (which != 3) {
-    compute(which >> 1);
+  const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
+  const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
+  float bias[4][4];
+  if (!any0 || !any1) {
+    compute(any1 ? 1 : 0, bias);
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
     return;
@@ -137,11 +86,16 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
   for (int i = 0; i < 16; ++i) v[i] *= scale;
 #pragma unroll 1
   for (int c = 0; c < kMeans; ++c) {
-    compute(c);
+    compute(c, bias);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const bool mine = (key_norms[i] > 0.0f) == (c == 1);
-      v[i] += mine ? bias[i / 2 % 4][2 * (i / 8) + i % 2] : 0.0f;
+    for (int k = 0; k < 4; ++k) {
+      const float4 norm = load_four(key_norms, k, lane);
+      const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const bool mine = (norms[j] > 0.0f) == (c == 1);
+        v[4 * k + j] += mine ? bias[(2 * k + j / 2) % 4][2 * (k / 2) + j % 2] : 0.0f;
+      }
     }
   }
 }
@@ -199,14 +153,14 @@ struct WarpContext {
 template <bool kShaped>
 __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPlace& at,
                                             const WarpContext& warp, const std::uint8_t* keys,
-                                            const PageView& view, std::uint32_t which, float offset,
+                                            const PageView& view, std::uint32_t norm_bytes, float offset,
                                             float (&v)[16]) {
-  const float* key_norms = warp.terms.key_norms + kTermStride * (warp.lane % 4);
+  const float* key_norms = warp.terms.key_norms;
   int acc[8][4];
   score_page(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const float4 norm = reinterpret_cast<const float4*>(key_norms)[k];
+    const float4 norm = load_four(key_norms, k, warp.lane);
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -215,7 +169,7 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
     }
   }
   if (warp.mean.n_groups > 0) {
-    add_mean(p, warp.mean, view, warp.first, which, key_norms, warp.scale, offset, warp.lane, v);
+    add_mean(p, warp.mean, view, warp.first, norm_bytes, key_norms, warp.scale, offset, warp.lane, v);
   } else {
 #pragma unroll
     for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], warp.scale, offset);
@@ -224,38 +178,48 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
   if (view.valid != ~0ull) exclude(view.valid, warp.lane, v);
 }
 
-// Sums of the block's warps -> output.
+// Sums of the block's warps -> output. sums: the ring.
 template <int VD>
 __device__ __forceinline__ void finish_block(const DecodeParams& p, const BlockPlace& at,
-                                             const SoftmaxState<VD>& state, float* sums,
+                                             const SoftmaxState<VD>& state, int n_active, float* sums,
                                              const float* value_signs, float v_gain, int warp, int lane,
                                              std::uint32_t tag) {
-  __shared__ float2 warp_ml[most_warps(VD) * kRows], row_ml[kRows];
-  write_warp_sums<VD>(state, warp, lane, sums, warp_ml);
-  __syncthreads();
-  reduce_block<VD>(p.n_warps, sums, warp_ml, row_ml);
-  __syncthreads();
+  __shared__ float references[most_warps(VD) * kRows];
+  write_warp_sums<VD>(state, n_active, warp, lane, sums, references);
 #pragma unroll 1
   for (int row = warp; row < at.n_pairs; row += p.n_warps) {
-    untransform<VD>(value_signs, v_gain, sums + row * kReduceStride<VD>, lane);
+    RowSums<VD> r = reduce_row<VD>(sums, n_active, row, lane);
+    untransform<VD>(value_signs, v_gain, lane, r);
+    if (p.n_splits == 1) {
+      write_row<VD>(p, at, row, lane, r);
+    } else {
+      publish_row<VD>(p, at, row, lane, r, tag);
+    }
   }
-  __syncthreads();
-  if (p.n_splits == 1) {
-    write_rows<VD>(p, at, sums, row_ml);
-    return;
-  }
-  publish<VD>(p, at, sums, row_ml, tag);
+  if (p.n_splits == 1) return;
+  if (threadIdx.x == blockDim.x - 1) close_epoch(p, tag);  // of the warp with least to do
   merge_splits<VD>(p, at, warp, lane, tag);
-  finish_launch(p, tag);
 }
 
-template <int VD, bool kShaped>
+// Pages begin .. end of a sequence are those of a split.
+struct PageRange {
+  int begin, end;
+};
+
+__device__ __forceinline__ PageRange pages_of_split(int n_pages, int split, int n_splits) {
+  const int each = n_pages / n_splits, more = n_pages % n_splits;  // the first `more` have one more
+  const int begin = split * each + min(split, more);
+  return {begin, begin + each + (split < more ? 1 : 0)};
+}
+
+// kValueWidth: bits of a value code, 0 for those of the layer.
+template <int VD, bool kShaped, int kValueWidth>
 __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
-  __shared__ std::uint64_t barriers[most_warps(VD) * PageRing::kMaxStages];
   __shared__ float row_scale[kRows];
   __shared__ std::uint32_t big;
+  __shared__ uint4 launch;  // start of the WorkspaceHeader
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -264,31 +228,38 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
                       min(kRows, p.group * p.n_rows - tile * kRows)};
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
-  const std::uint32_t tag = p.n_splits > 1 ? *static_cast<volatile std::uint32_t*>(&p.header->epoch) + 1 : 0;
-
-  const SequencePages pages = sequence_pages(p, at.batch);
-  const int begin = static_cast<int>(static_cast<long long>(pages.n_pages) * at.split / p.n_splits);
-  const int end = static_cast<int>(static_cast<long long>(pages.n_pages) * (at.split + 1) / p.n_splits);
-  PageRing ring(shared + warp * p.n_stages * p.stage_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes,
-                barriers + warp * PageRing::kMaxStages, lane);
-  const PageBases source{p.key_pages + kv_head * key_bytes, p.value_pages + kv_head * value_bytes,
-                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
-  int next = begin + warp;
-#pragma unroll 1
-  for (int s = 0; s < p.n_stages; ++s, next += p.n_warps) {
-    ring.issue(source(next < end ? physical_page(p, pages.first, next) : 0), next < end);
-  }
-  std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
 
   float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
   std::uint8_t* block = shared + p.smem_block;
   const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
-  if (threadIdx.x == 0) big = 0;
-  load_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
+  copy_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
              block);
-  load_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  PageRing ring(shared + warp * warp_ring_bytes(p.n_stages, p.stage_bytes), p.n_stages, p.stage_bytes,
+                key_bytes, value_bytes);
+
+  // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
+  copy_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  if (threadIdx.x == 0) {
+    copy_16(shared_address(&launch), p.header);
+    big = 0;
+  }
+  copy_commit();
+
+  const SequencePages pages = sequence_pages(p, at.batch);
+  const auto [begin, end] = pages_of_split(pages.n_pages, at.split, p.n_splits);
+  const PageBases source{p.key_pages + static_cast<std::uint32_t>(kv_head * key_bytes),
+                         p.value_pages + static_cast<std::uint32_t>(kv_head * value_bytes),
+                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
+  int next = begin + warp;
+  if (p.n_stages == 2) {
+    ring.issue(source, next < end ? physical_page(p, pages.first, next) : 0, next < end);
+    next += p.n_warps;
+  }
+  std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
+
+  copy_wait<0>();
   __syncthreads();
   const DecodeScalars scalars = *reinterpret_cast<const DecodeScalars*>(block + parts.scalars);
   transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
@@ -300,44 +271,42 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
   float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
   const WarpContext context{
       query,
-      {terms_at, terms_at + 4 * kTermStride, terms_at + 8 * kTermStride},
+      {terms_at, terms_at + kCells, terms_at + 2 * kCells},
       {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
        reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
-       reinterpret_cast<float2*>(terms_at + 12 * kTermStride), big, scalars.n_mean_groups, p.mean_lanes},
+       reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, p.mean_lanes},
       scalars.group_counts,
       lane,
       row_scale[lane / 4],
       kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f,
       pages.first};
-  const int lane_terms = kTermStride * (lane % 4);
 
   SoftmaxState<VD> state;
 #pragma unroll
   for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
-  int until_halved = kHalvePages;
 #pragma unroll 1
   for (int i = begin + warp; i < end; i += p.n_warps) {
-    const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
-    const std::uint32_t which = load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
-    const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
-    float v[16];
-    page_logits<kShaped>(p, at, context, keys, view, which, state.offset, v);
-    std::uint32_t weights[2][4];
-    softmax_page<VD>(v, reinterpret_cast<const float4*>(context.terms.value_norms + lane_terms),
-                     reinterpret_cast<const float4*>(context.terms.log_norms + lane_terms), state, weights);
-    add_values<VD>(p.layer.v_width, values, p.luts, lane, weights, state.o);
-    if (--until_halved == 0) {
-      raise(state, 1.0f);
-      until_halved = kHalvePages;
-    }
-    ring.release();
-    ring.issue(source(next_page), next < end);
+    ring.issue(source, next_page, next < end);
     next += p.n_warps;
     next_page = next < end ? physical_page(p, pages.first, next) : 0;
+    const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
+    const std::uint32_t norm_bytes =
+        load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
+    const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
+    float v[16];
+    page_logits<kShaped>(p, at, context, keys, view, norm_bytes, state.offset, v);
+    make_room<VD>(v, context.terms.log_norms, lane, state);
+    if constexpr (kValueWidth != 0) {
+      add_values_of<VD, kValueWidth>(v, context.terms.value_norms, values, p.luts, lane, state);
+    } else {
+      add_values<VD>(p.layer.v_width, v, context.terms.value_norms, values, p.luts, lane, state);
+    }
+    ring.release();
   }
-  __syncthreads();  // the ring is free
-  finish_block<VD>(p, at, state, reinterpret_cast<float*>(shared),
-                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane, tag);
+  ring.close();
+  finish_block<VD>(p, at, state, min(p.n_warps, end - begin), reinterpret_cast<float*>(shared),
+                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane,
+                   launch.x + 1);
 }
 
 }  // namespace gtq::cuda

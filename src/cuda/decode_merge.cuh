@@ -1,14 +1,15 @@
 // Sums of the warps of a thread block -> output rows, over all splits of a sequence.
 //
-// 1. reduce_block: warps' m, l, o merged in warp order -> shared memory [8 rows][VD] and (m, l) per row.
-// 2. untransform: inverse rotation of the values (linear, so before the merge of splits) and their scale.
-// 3. one split: divide and write. More: publish the partial sums as {value, tag} pairs, then merge a slice of
-// the
-//    row elements of all splits, in a fixed tree. Tags are launch numbers (WorkspaceHeader), so nothing is
-//    reset between launches; all thread blocks are resident (cooperative launch), so waiting ends.
+// 1. write_warp_sums: the sums of every warp that had pages, on one reference per row -> shared memory.
+// 2. A warp takes a row (RowSums): adds the warps in order, turns the values back (linear, so before the merge
+//    of splits).
+// 3. One split: divides and writes. More: publishes the partial sums as {value, tag} pairs, then merges a slice
+//    of the row elements of all splits, in a fixed tree. Tags are launch numbers (WorkspaceHeader), so nothing
+//    is reset between launches; all thread blocks are resident (cooperative launch), so waiting ends.
 // Deterministic: orders depend on the number of warps and splits only.
 #pragma once
 
+#include "cuda/decode_hadamard.cuh"
 #include "cuda/decode_params.h"
 #include "cuda/decode_softmax.cuh"
 
@@ -19,81 +20,102 @@ struct BlockPlace {
   int n_pairs;  // (row, head) pairs of the tile in use
 };
 
+// Floats of a row of sums: [head_dim_v] values, sum of weights, reference.
 template <int VD>
 inline constexpr int kReduceStride = VD + 8;
 
+// sums: [n_active warps][8 rows][kReduceStride] in the ring, which all warps have left after the first barrier.
+// references: [warp][8 rows].
 template <int VD>
-__device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int warp, int lane, float* sums,
-                                       float2* ml) {
+__device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int n_active, int warp, int lane,
+                                       float* sums, float* references) {
+  const int g = lane / 4, t = lane % 4;
+  const float mine = state.reference();
+  if (t == 0) references[warp * kRows + g] = mine;
   float l = state.l;
   l += __shfl_xor_sync(~0u, l, 1);
   l += __shfl_xor_sync(~0u, l, 2);
-  const int g = lane / 4, t = lane % 4;
-  if (t == 0) ml[warp * kRows + g] = make_float2(state.reference(), l);
-  float* row = sums + (warp * kRows + g) * kReduceStride<VD> + 2 * t;
+  __syncthreads();
+  if (warp < n_active) {
+    float top = kNoReference;
 #pragma unroll
-  for (int i = 0; i < VD / 8; ++i) {
-    const int* o = state.o[i];
-    *reinterpret_cast<float2*>(row + 8 * i) =
-        make_float2(static_cast<float>(o[0]) * 256.0f + static_cast<float>(o[2]),
-                    static_cast<float>(o[1]) * 256.0f + static_cast<float>(o[3]));
-  }
-}
-
-// Sums of warp 0 receive those of the block; row_ml[row] = (m, l).
-template <int VD>
-__device__ inline void reduce_block(int n_warps, float* sums, const float2* ml, float2* row_ml) {
-#pragma unroll 1
-  for (int i = threadIdx.x; i < kRows * VD / 4; i += blockDim.x) {
-    const int row = i / (VD / 4), col = i % (VD / 4) * 4;
-    float m = kNoReference, l = 0;
-#pragma unroll 2
-    for (int w = 0; w < n_warps; ++w) m = fmaxf(m, ml[w * kRows + row].x);
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 2
-    for (int w = 0; w < n_warps; ++w) {
-      const float2 other = ml[w * kRows + row];
-      const float factor = exp2_fast(other.x - m);
-      const float4 v = *reinterpret_cast<const float4*>(sums + (w * kRows + row) * kReduceStride<VD> + col);
-      l += factor * other.y;
-      sum.x += factor * v.x;
-      sum.y += factor * v.y;
-      sum.z += factor * v.z;
-      sum.w += factor * v.w;
+    for (int w = 0; w < most_warps(VD); ++w) {
+      if (w < n_active) top = fmaxf(top, references[w * kRows + g]);
     }
-    *reinterpret_cast<float4*>(sums + row * kReduceStride<VD> + col) = sum;
-    if (col == 0) row_ml[row] = make_float2(m, l);
+    const float low = exp2_fast(mine - top), high = 256.0f * low;
+    float* row = sums + (warp * kRows + g) * kReduceStride<VD>;
+#pragma unroll
+    for (int i = 0; i < VD / 8; ++i) {
+      const int* o = state.o[i];
+      *reinterpret_cast<float2*>(row + 8 * i + 2 * t) =
+          make_float2(static_cast<float>(o[0]) * high + static_cast<float>(o[2]) * low,
+                      static_cast<float>(o[1]) * high + static_cast<float>(o[3]) * low);
+    }
+    if (t == 0) *reinterpret_cast<float2*>(row + VD) = make_float2(l * low, top);
   }
+  __syncthreads();
 }
 
-// One row by a warp: dim 32 e + lane.
+// A row of the block's sums in a warp: dims 128 e + 4 lane + j.
 template <int VD>
-__device__ inline void untransform(const float* signs, float gain, float* row, int lane) {
-  constexpr int kParts = VD / 32, kPoints = VD & -VD;
+struct RowSums {
+  static constexpr int kParts = (VD + 127) / 128;
+  float x[kParts][4];
+  float l, m;  // sum of weights, reference
+
+  __device__ static bool holds(int part, int lane) { return part * 128 + lane * 4 < VD; }
+};
+
+template <int VD>
+__device__ __forceinline__ RowSums<VD> reduce_row(const float* sums, int n_active, int row, int lane) {
+  RowSums<VD> r{{}, 0, kNoReference};
+#pragma unroll 4
+  for (int w = 0; w < n_active; ++w) {
+    const float* from = sums + (w * kRows + row) * kReduceStride<VD>;
+#pragma unroll
+    for (int e = 0; e < r.kParts; ++e) {
+      if (!r.holds(e, lane)) continue;
+      const float4 v = *reinterpret_cast<const float4*>(from + 128 * e + 4 * lane);
+      r.x[e][0] += v.x;
+      r.x[e][1] += v.y;
+      r.x[e][2] += v.z;
+      r.x[e][3] += v.w;
+    }
+    const float2 lm = *reinterpret_cast<const float2*>(from + VD);
+    r.l += lm.x;
+    r.m = lm.y;
+  }
+  return r;
+}
+
+// Inverse rotation of the values, and their scale.
+template <int VD>
+__device__ __forceinline__ void untransform(const float* signs, float gain, int lane, RowSums<VD>& r) {
+  constexpr int kPoints = VD & -VD;
+#pragma unroll
+  for (int e = 0; e < r.kParts; ++e) {
+    hadamard_4(r.x[e]);
+#pragma unroll
+    for (int bit = 1; bit < 32 && 4 * bit < kPoints; bit *= 2) hadamard_lanes(r.x[e], bit, lane);
+  }
+  if constexpr (kPoints == 256) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float a = r.x[0][j], b = r.x[1][j];
+      r.x[0][j] = a + b;
+      r.x[1][j] = a - b;
+    }
+  }
   const float norm = gain * rsqrtf(static_cast<float>(kPoints));
-  float x[kParts];
 #pragma unroll
-  for (int e = 0; e < kParts; ++e) x[e] = row[32 * e + lane];
-#pragma unroll
-  for (int bit = 1; bit < 32; bit *= 2) {
-#pragma unroll
-    for (int e = 0; e < kParts; ++e) {
-      const float other = __shfl_xor_sync(~0u, x[e], bit);
-      x[e] = (lane & bit) != 0 ? other - x[e] : x[e] + other;
-    }
+  for (int e = 0; e < r.kParts; ++e) {
+    if (!r.holds(e, lane)) continue;
+    const float4 sign = *reinterpret_cast<const float4*>(signs + 128 * e + 4 * lane);
+    r.x[e][0] *= norm * sign.x;
+    r.x[e][1] *= norm * sign.y;
+    r.x[e][2] *= norm * sign.z;
+    r.x[e][3] *= norm * sign.w;
   }
-#pragma unroll
-  for (int bit = 1; bit < kPoints / 32; bit *= 2) {
-#pragma unroll
-    for (int e = 0; e < kParts; ++e) {
-      if ((e & bit) != 0) continue;
-      const float a = x[e], b = x[e + bit];
-      x[e] = a + b;
-      x[e + bit] = a - b;
-    }
-  }
-#pragma unroll
-  for (int e = 0; e < kParts; ++e) row[32 * e + lane] = x[e] * norm * signs[32 * e + lane];
 }
 
 // 1 / sum of weights of the row, its sink included; 0 for a row that attends nothing.
@@ -112,15 +134,15 @@ __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, in
 }
 
 template <int VD>
-__device__ inline void write_rows(const DecodeParams& p, const BlockPlace& at, const float* sums,
-                                  const float2* row_ml) {
-#pragma unroll 1
-  for (int i = threadIdx.x; i < at.n_pairs * VD / 4; i += blockDim.x) {
-    const int row = i / (VD / 4), col = i % (VD / 4) * 4;
-    const float inverse = inverse_weight(p, at, row, row_ml[row].x, row_ml[row].y);
-    const float4 v = *reinterpret_cast<const float4*>(sums + row * kReduceStride<VD> + col);
-    *reinterpret_cast<float4*>(out_row(p, at, row) + col) =
-        make_float4(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse);
+__device__ __forceinline__ void write_row(const DecodeParams& p, const BlockPlace& at, int row, int lane,
+                                          const RowSums<VD>& r) {
+  const float inverse = inverse_weight(p, at, row, r.m, r.l);
+  float* to = out_row(p, at, row);
+#pragma unroll
+  for (int e = 0; e < r.kParts; ++e) {
+    if (!r.holds(e, lane)) continue;
+    *reinterpret_cast<float4*>(to + 128 * e + 4 * lane) =
+        make_float4(r.x[e][0] * inverse, r.x[e][1] * inverse, r.x[e][2] * inverse, r.x[e][3] * inverse);
   }
 }
 
@@ -137,25 +159,69 @@ __device__ __forceinline__ uint4 tagged(float a, float b, std::uint32_t tag) {
 }
 
 template <int VD>
-__device__ inline void publish(const DecodeParams& p, const BlockPlace& at, const float* sums,
-                               const float2* row_ml, std::uint32_t tag) {
-  uint4* to = partial_of<VD>(p, at, at.split);
-#pragma unroll 1
-  for (int i = threadIdx.x; i < at.n_pairs * (VD / 2 + 1); i += blockDim.x) {
-    const int row = i / (VD / 2 + 1), pair = i % (VD / 2 + 1);
-    const float2 v = pair == VD / 2
-                         ? row_ml[row]
-                         : *reinterpret_cast<const float2*>(sums + row * kReduceStride<VD> + 2 * pair);
-    __stcg(to + i, tagged(v.x, v.y, tag));
+__device__ __forceinline__ void publish_row(const DecodeParams& p, const BlockPlace& at, int row, int lane,
+                                            const RowSums<VD>& r, std::uint32_t tag) {
+  uint4* to = partial_of<VD>(p, at, at.split) + row * (VD / 2 + 1);
+#pragma unroll
+  for (int e = 0; e < r.kParts; ++e) {
+    if (!r.holds(e, lane)) continue;
+    __stcg(to + 64 * e + 2 * lane, tagged(r.x[e][0], r.x[e][1], tag));
+    __stcg(to + 64 * e + 2 * lane + 1, tagged(r.x[e][2], r.x[e][3], tag));
   }
+  if (lane == 0) __stcg(to + VD / 2, tagged(r.m, r.l, tag));
 }
 
-__device__ __forceinline__ float2 wait_for(const uint4* from, std::uint32_t tag) {
-  uint4 v;
-  do {
-    v = load_volatile(from);
-  } while (v.y != tag || v.w != tag);
-  return make_float2(__uint_as_float(v.x), __uint_as_float(v.z));
+// Two dims of a row over some of the splits.
+struct PartialSum {
+  float m = kNoReference, l = 0, x = 0, y = 0;
+
+  __device__ __forceinline__ void raise(float top) {
+    const float factor = exp2_fast(m - top);
+    m = top;
+    l *= factor;
+    x *= factor;
+    y *= factor;
+  }
+};
+
+// The splits lane, lane + n_lanes, ... of dims `pair` of a row, waiting for those that are not there yet.
+template <int VD>
+__device__ __forceinline__ PartialSum gather_splits(const DecodeParams& p, const BlockPlace& at, int row,
+                                                    int pair, int lane, int n_lanes, std::uint32_t tag) {
+  constexpr int kAtOnce = 3;  // loads in flight: 96 splits
+  PartialSum sum;
+#pragma unroll 1
+  for (int first = lane; first < p.n_splits; first += kAtOnce * n_lanes) {
+    uint4 v[kAtOnce], ml[kAtOnce];
+    bool complete;
+    do {
+      complete = true;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int split = first + k * n_lanes;
+        v[k] = ml[k] = make_uint4(0, tag, 0, tag);
+        if (split >= p.n_splits) continue;
+        const uint4* from = partial_of<VD>(p, at, split) + row * (VD / 2 + 1);
+        v[k] = load_volatile(from + pair);
+        ml[k] = load_volatile(from + VD / 2);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        complete &= v[k].y == tag && v[k].w == tag && ml[k].y == tag && ml[k].w == tag;
+      }
+    } while (!complete);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first + k * n_lanes >= p.n_splits) continue;
+      const float m = __uint_as_float(ml[k].x);
+      sum.raise(fmaxf(sum.m, m));
+      const float factor = exp2_fast(m - sum.m);
+      sum.l += factor * __uint_as_float(ml[k].z);
+      sum.x += factor * __uint_as_float(v[k].x);
+      sum.y += factor * __uint_as_float(v[k].z);
+    }
+  }
+  return sum;
 }
 
 // 2^n lanes of a warp, the first power of two that is no less than the splits (at most 32), merge two dims of a
@@ -170,40 +236,26 @@ __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at,
   for (int first = begin + warp * n_together; first < end; first += p.n_warps * n_together) {
     const int i = min(first + mine, end - 1);  // lanes past the end repeat the last
     const int row = i / (VD / 2), pair = i % (VD / 2);
-    float m = kNoReference, l = 0, x = 0, y = 0;
-#pragma unroll 1
-    for (int k = lane % n_lanes; k < p.n_splits; k += n_lanes) {
-      const uint4* from = partial_of<VD>(p, at, k) + row * (VD / 2 + 1);
-      const float2 v = wait_for(from + pair, tag), ml = wait_for(from + VD / 2, tag);
-      const float top = fmaxf(m, ml.x), old = exp2_fast(m - top), other = exp2_fast(ml.x - top);
-      m = top;
-      l = l * old + ml.y * other;
-      x = x * old + v.x * other;
-      y = y * old + v.y * other;
-    }
+    PartialSum sum = gather_splits<VD>(p, at, row, pair, lane % n_lanes, n_lanes, tag);
     __syncwarp();
-    float top = m;
+    float top = sum.m;
     for (int bit = n_lanes / 2; bit > 0; bit /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, bit));
-    const float factor = exp2_fast(m - top);
-    l *= factor;
-    x *= factor;
-    y *= factor;
+    sum.raise(top);
     for (int bit = n_lanes / 2; bit > 0; bit /= 2) {
-      l += __shfl_xor_sync(~0u, l, bit);
-      x += __shfl_xor_sync(~0u, x, bit);
-      y += __shfl_xor_sync(~0u, y, bit);
+      sum.l += __shfl_xor_sync(~0u, sum.l, bit);
+      sum.x += __shfl_xor_sync(~0u, sum.x, bit);
+      sum.y += __shfl_xor_sync(~0u, sum.y, bit);
     }
     if (lane % n_lanes == 0) {
-      const float inverse = inverse_weight(p, at, row, top, l);
-      *reinterpret_cast<float2*>(out_row(p, at, row) + 2 * pair) = make_float2(x * inverse, y * inverse);
+      const float inverse = inverse_weight(p, at, row, sum.m, sum.l);
+      *reinterpret_cast<float2*>(out_row(p, at, row) + 2 * pair) =
+          make_float2(sum.x * inverse, sum.y * inverse);
     }
   }
 }
 
-// The last thread block of the launch opens the next launch's tag.
-__device__ inline void finish_launch(const DecodeParams& p, std::uint32_t tag) {
-  __syncthreads();
-  if (threadIdx.x != 0) return;
+// The last thread block of the launch to read the epoch opens the next launch's tag.
+__device__ __forceinline__ void close_epoch(const DecodeParams& p, std::uint32_t tag) {
   const std::uint32_t n_blocks = gridDim.x * gridDim.y * gridDim.z;
   if (atomicAdd(&p.header->n_finished, 1u) == n_blocks - 1) {
     p.header->n_finished = 0;

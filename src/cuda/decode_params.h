@@ -9,12 +9,14 @@
 namespace gtq::cuda {
 
 inline constexpr int kRows = 8;  // query rows of a thread block: (row, head of the group) pairs
-inline constexpr int kTermStride =
-    20;  // floats per t: 16 terms of a lane's keys and padding against bank conflicts
 inline constexpr int kSummaryBytes = 16;
+inline constexpr int kTermFloats = 3 * kCells;  // of a page (decode_terms.cuh)
 
 // Warps of a thread block: as many as registers for the sums of values allow.
 GTQ_HD constexpr int most_warps(int head_dim_v) { return head_dim_v <= 64 ? 16 : head_dim_v <= 128 ? 12 : 8; }
+
+// A warp's ring: one or two stages, then their barriers.
+GTQ_HD constexpr int warp_ring_bytes(int n_stages, int stage_bytes) { return n_stages * stage_bytes + 16; }
 
 struct WorkspaceHeader {
   std::uint32_t epoch, n_finished;

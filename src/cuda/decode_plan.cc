@@ -21,12 +21,12 @@ int fixed_bytes(const LayerView& layer) {
 
 int scratch_bytes(const LayerView& layer) {
   const int phases = layer.n_mean_groups == 0 ? 0 : std::max(layer.n_mean_groups * kMeanBlocks, kCells) * 8;
-  return round_up(12 * kTermStride * 4 + phases, 128);
+  return kTermFloats * 4 + phases;
 }
 
 int ring_bytes(const DecodeParams& p) {
   const int reduce = p.n_warps * kRows * (p.layer.head_dim_v + 8) * 4;
-  return round_up(std::max(p.n_warps * p.n_stages * p.stage_bytes, reduce), 128);
+  return round_up(std::max(p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes), reduce), 128);
 }
 
 int total_bytes(const DecodeParams& p) {

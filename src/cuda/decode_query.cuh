@@ -12,15 +12,17 @@
 // A warp does a row; a lane 4 neighbouring slots of every 128. Rounding: 2^-15 of the row's largest element.
 #pragma once
 
+#include "cuda/decode_hadamard.cuh"
 #include "cuda/decode_params.h"
+#include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
 
 inline constexpr float kSmallMean = 0.25f;  // log2 units: mean groups below need one product (decode_mean.cuh)
 inline constexpr float kQueryMax = 127.0f * 128.0f;
 
-// A warp loads a row.
-__device__ inline void load_queries(const DecodeParams& p, int batch, int kv_head, int tile, int warp, int lane,
+// A warp starts the copy of a row.
+__device__ inline void copy_queries(const DecodeParams& p, int batch, int kv_head, int tile, int warp, int lane,
                                     float* raw) {
   const int d = p.layer.head_dim_k;
 #pragma unroll 1
@@ -29,26 +31,12 @@ __device__ inline void load_queries(const DecodeParams& p, int batch, int kv_hea
     const float* from = p.q + batch * p.q_batch_stride + query * p.q_row_stride + head * p.q_head_stride;
 #pragma unroll 1
     for (int i = lane * 4; i < d; i += 128) {
-      float4 v = make_float4(0, 0, 0, 0);
-      if (query < p.n_rows) v = *reinterpret_cast<const float4*>(from + i);
-      *reinterpret_cast<float4*>(raw + row * d + i) = v;
-    }
-  }
-}
-
-// 16-point Sylvester Hadamard without its norm over 4 lanes of 4 elements.
-__device__ __forceinline__ void hadamard_16(float (&x)[4], int lane) {
-  const float a = x[0] + x[1], b = x[0] - x[1], c = x[2] + x[3], d = x[2] - x[3];
-  x[0] = a + c;
-  x[1] = b + d;
-  x[2] = a - c;
-  x[3] = b - d;
-#pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float other = __shfl_xor_sync(~0u, x[i], bit);
-      x[i] = (lane & bit) != 0 ? other - x[i] : x[i] + other;
+      float* to = raw + row * d + i;
+      if (query < p.n_rows) {
+        copy_16(shared_address(to), from + i);
+      } else {
+        *reinterpret_cast<float4*>(to) = make_float4(0, 0, 0, 0);
+      }
     }
   }
 }
@@ -81,19 +69,22 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
       for (int i = 0; i < 4; ++i) {
         x[part][i] = slot < d ? raw[row * d + dims[slot + i]] * gain[slot + i] : 0.0f;
       }
-      hadamard_16(x[part], lane);
+      // 16 points without their norm: 4 lanes of 4 slots.
+      hadamard_4(x[part]);
+      hadamard_lanes(x[part], 1, lane);
+      hadamard_lanes(x[part], 2, lane);
 #pragma unroll
       for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(x[part][i]));
     }
 #pragma unroll
     for (int bit = 16; bit > 0; bit /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, bit));
-    const float inverse = largest > 0.0f ? kQueryMax / largest : 0.0f;
+    const float inverse = largest > 0.0f ? __fdividef(kQueryMax, largest) : 0.0f;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const int slot = part * 128 + lane * 4;
       if (slot < d) query[slot / 16 * 32 + row * 4 + (slot % 16) / 4] = split_query(x[part], inverse);
     }
-    if (lane == 0) row_scale[row] = largest / kQueryMax * p.logit_scale;
+    if (lane == 0) row_scale[row] = largest * (1 / kQueryMax) * p.logit_scale;
   }
 }
 
@@ -101,8 +92,9 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
                                          const float* values, const float* raw, float4* mean,
                                          std::uint32_t* big) {
   const int d = p.layer.head_dim_k, n_blocks = n_mean_groups * kMeanBlocks;
+  // From the last thread on: the first warps have the rows of the queries.
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
+  for (int i = blockDim.x - 1 - threadIdx.x; i < kMeans * n_blocks * 4; i += blockDim.x) {
     // Two rope_blocks of a row: lane 4 g + t of a mean group.
     const int c = i / (n_blocks * 4), rest = i % (n_blocks * 4), group = rest / 32, lane = rest % 32;
     const float* q = raw + (lane / 4) * d;
@@ -122,9 +114,9 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
   }
 }
 
-__device__ inline void load_block(const uint4* from, int n_bytes, std::uint8_t* to) {
-#pragma unroll 4
-  for (int i = threadIdx.x; i < n_bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = from[i];
+// Starts the copy of a head's DecodeBlock.
+__device__ inline void copy_block(const uint4* from, int n_bytes, std::uint8_t* to) {
+  for (int i = threadIdx.x; i < n_bytes / 16; i += blockDim.x) copy_16(shared_address(to + 16 * i), from + i);
 }
 
 }  // namespace gtq::cuda

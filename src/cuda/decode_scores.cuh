@@ -7,11 +7,13 @@
 
 namespace gtq::cuda {
 
+// counts: DecodeScalars::group_counts.
 template <int B>
-__device__ __forceinline__ void add_groups(int n, const std::uint8_t*& unit, const uint2*& query,
+__device__ __forceinline__ void add_groups(std::uint32_t counts, const std::uint8_t*& unit, const uint2*& query,
                                            const Luts& luts, int lane, int (&acc)[8][4]) {
+  constexpr std::uint32_t kOne = 1u << (5 * (B - 1));
 #pragma unroll 1
-  for (; n >= 2; n -= 2) {
+  for (std::uint32_t left = counts & (30 * kOne); left != 0; left -= 2 * kOne) {
     std::uint32_t wa[B], wb[B], a[8], b[8];
     load_words<B>(unit, lane, wa);
     load_words<B>(unit + 128 * B, lane, wb);
@@ -23,7 +25,7 @@ __device__ __forceinline__ void add_groups(int n, const std::uint8_t*& unit, con
     unit += 256 * B;
     query += 64;
   }
-  if (n == 0) return;
+  if ((counts & kOne) == 0) return;
   std::uint32_t w[B], a[8];
   load_words<B>(unit, lane, w);
   const uint2 q = query[lane];
@@ -34,18 +36,16 @@ __device__ __forceinline__ void add_groups(int n, const std::uint8_t*& unit, con
   query += 32;
 }
 
-// counts: HeadTable::group_counts.
 __device__ __forceinline__ void score_page(std::uint32_t counts, const std::uint8_t* unit, const uint2* query,
                                            const Luts& luts, int lane, int (&acc)[8][4]) {
 #pragma unroll
   for (int r = 0; r < 8; ++r) acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = 0;
-  const auto count = [&](int width) { return static_cast<int>(counts >> (5 * (width - 1)) & 31u); };
-  if (count(1) != 0) add_groups<1>(count(1), unit, query, luts, lane, acc);
-  if (count(2) != 0) add_groups<2>(count(2), unit, query, luts, lane, acc);
-  if (count(3) != 0) add_groups<3>(count(3), unit, query, luts, lane, acc);
-  if (count(4) != 0) add_groups<4>(count(4), unit, query, luts, lane, acc);
-  if (count(5) != 0) add_groups<5>(count(5), unit, query, luts, lane, acc);
-  if (count(6) != 0) add_groups<6>(count(6), unit, query, luts, lane, acc);
+  add_groups<1>(counts, unit, query, luts, lane, acc);
+  add_groups<2>(counts, unit, query, luts, lane, acc);
+  add_groups<3>(counts, unit, query, luts, lane, acc);
+  add_groups<4>(counts, unit, query, luts, lane, acc);
+  add_groups<5>(counts, unit, query, luts, lane, acc);
+  add_groups<6>(counts, unit, query, luts, lane, acc);
 }
 
 }  // namespace gtq::cuda

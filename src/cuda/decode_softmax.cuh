@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/decode_params.h"
+#include "cuda/decode_terms.cuh"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
@@ -18,14 +19,14 @@ namespace gtq::cuda {
 inline constexpr float kWeightBits = 12.9993f;
 inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
-inline constexpr float kLeastLogNorm = -30.0f;
 inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
 
 template <int VD>
 struct SoftmaxState {
   float offset = 0, l = 0;
   float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
-  int o[VD / 8][4];           // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+  int until_halved = kHalvePages;
+  int o[VD / 8][4];  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
 
   __device__ __forceinline__ float reference() const {
     return most == kNoReference ? kNoReference : kWeightBits - offset;
@@ -51,45 +52,52 @@ __device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
 
 // largest: of the lane's s_j. Returns by how much the reference rose (fell, for the first one).
 template <int VD>
-__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest) {
+__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest, bool halve) {
   largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-  const float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
+  float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
   if (state.most == kNoReference) {
     state.offset -= by;
     if (largest > kNoReference) state.most = kMostBits;
   } else {
+    if (halve) by = fmaxf(by, 1.0f);
     raise(state, by);
   }
   return by;
 }
 
-// v: of the lane's 16 keys. value_norms, log_norms: of the same keys.
-// weights: A fragments [half][a0..a3] of w.
+// Makes room for a page: no s_j above kMostBits, sums that do not overflow. v: of the lane's 16 keys.
 template <int VD>
-__device__ __forceinline__ void softmax_page(float (&v)[16], const float4* value_norms, const float4* log_norms,
-                                             SoftmaxState<VD>& state, std::uint32_t (&weights)[2][4]) {
+__device__ __forceinline__ void make_room(float (&v)[16], const float* log_norms, int lane,
+                                          SoftmaxState<VD>& state) {
   float largest = kExcluded;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float4 log_norm = log_norms[i];
+    const float4 log_norm = load_four(log_norms, i, lane);
     largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
     largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
   }
-  if (__any_sync(~0u, largest > state.most)) {
-    const float by = move_reference(state, largest);
+  const bool halve = state.until_halved == 0;
+  --state.until_halved;
+  if (!__any_sync(~0u, largest > state.most) && !halve) return;
+  const float by = move_reference(state, largest, halve);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i] -= by;
-  }
+  for (int i = 0; i < 16; ++i) v[i] -= by;
+  if (halve) state.until_halved = kHalvePages - 1;
+}
+
+// weights: A fragments [half][a0..a3] of w.
+__device__ __forceinline__ void make_weights(const float (&v)[16], const float* value_norms, int lane, float& l,
+                                             std::uint32_t (&weights)[2][4]) {
   std::uint32_t w[16];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float4 norm = value_norms[i];
+    const float4 norm = load_four(value_norms, i, lane);
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const float weight = exp2_fast(v[4 * i + j]);
-      state.l += weight;
+      l += weight;
       w[4 * i + j] = __float_as_uint(fmaf(weight, norms[j], 8388608.0f));  // low 16 bits: rounded
     }
   }

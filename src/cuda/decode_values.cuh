@@ -7,45 +7,48 @@
 
 namespace gtq::cuda {
 
+// The weights are made here: looking up values goes on while they are.
 template <int VD, int B>
-__device__ __forceinline__ void add_values_of(const std::uint8_t* unit, const Luts& luts, int lane,
-                                              const std::uint32_t (&weights)[2][4], int (&o)[VD / 8][4]) {
-  // Rolled: a warp that has one page spends much of its time fetching code.
-  std::uint32_t a[4] = {weights[0][0], weights[0][1], weights[0][2], weights[0][3]};
-#pragma unroll 1
+__device__ __forceinline__ void add_values_of(const float (&v)[16], const float* value_norms,
+                                              const std::uint8_t* unit, const Luts& luts, int lane,
+                                              SoftmaxState<VD>& state) {
+  std::uint32_t weights[2][4];
+  make_weights(v, value_norms, lane, state.l, weights);
+#pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const std::uint32_t(&a)[4] = weights[half];
 #pragma unroll
     for (int part = 0; part < VD / 32; ++part) {
       std::uint32_t w[B], r[8];
-      load_words<B>(unit + part * 128 * B, lane, w);
+      load_words<B>(unit, lane, w);
       expand<B>(w, luts, r);
 #pragma unroll
       for (int z = 0; z < 4; ++z) {
-        mma_u8s8(o[part * 4 + z], a[0], a[1], a[2], a[3], r[2 * z], r[2 * z + 1]);
+        mma_u8s8(state.o[part * 4 + z], a[0], a[1], a[2], a[3], r[2 * z], r[2 * z + 1]);
       }
+      unit += 128 * B;
     }
-    unit += VD / 32 * 128 * B;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = weights[1][i];
   }
 }
 
+// v: of the lane's 16 keys.
 template <int VD>
-__device__ __forceinline__ void add_values(int width, const std::uint8_t* unit, const Luts& luts, int lane,
-                                           const std::uint32_t (&weights)[2][4], int (&o)[VD / 8][4]) {
+__device__ __forceinline__ void add_values(int width, const float (&v)[16], const float* value_norms,
+                                           const std::uint8_t* unit, const Luts& luts, int lane,
+                                           SoftmaxState<VD>& state) {
   switch (width) {
     case 1:
-      return add_values_of<VD, 1>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 1>(v, value_norms, unit, luts, lane, state);
     case 2:
-      return add_values_of<VD, 2>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 2>(v, value_norms, unit, luts, lane, state);
     case 3:
-      return add_values_of<VD, 3>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 3>(v, value_norms, unit, luts, lane, state);
     case 4:
-      return add_values_of<VD, 4>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 4>(v, value_norms, unit, luts, lane, state);
     case 5:
-      return add_values_of<VD, 5>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 5>(v, value_norms, unit, luts, lane, state);
     default:
-      return add_values_of<VD, 6>(unit, luts, lane, weights, o);
+      return add_values_of<VD, 6>(v, value_norms, unit, luts, lane, state);
   }
 }
 

@@ -1,34 +1,40 @@
-// Pages of a warp from device to shared memory, a ring of stages private to the warp.
-//   sm_90 and newer   bulk copies, one mbarrier per stage; lane 0 issues, all lanes wait
+// Pages of a warp from device to shared memory, a ring of one or two stages private to the warp.
+//   sm_90 and newer   bulk copies, one mbarrier per stage; one lane issues, all lanes wait
 //   sm_80 .. sm_89    16-byte asynchronous copies by all lanes, one commit group per stage
 // A stage holds [key page | value page | summary].
 #pragma once
 
+#include "cuda/decode_params.h"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
 
-struct PageSource {
-  const std::uint8_t *key, *value;
-  const void* summary;  // 16 bytes or null
+// Where the pages of a KV head are.
+struct PageBases {
+  const std::uint8_t *keys, *values;
+  std::uint32_t key_stride, value_stride;
+  const PageSummary* summaries;  // or null
+
+  __device__ __forceinline__ const std::uint8_t* key(std::uint32_t page) const {
+    return keys + static_cast<std::uint64_t>(page) * key_stride;
+  }
+  __device__ __forceinline__ const std::uint8_t* value(std::uint32_t page) const {
+    return values + static_cast<std::uint64_t>(page) * value_stride;
+  }
 };
 
 class PageRing {
  public:
-  // ring: of this warp. barriers: kMaxStages of this warp.
-  static constexpr int kMaxStages = 4;
-
-  __device__ PageRing(std::uint8_t* ring, int n_stages, int stage_bytes, int key_bytes, int value_bytes,
-                      std::uint64_t* barriers, int lane)
+  // ring: of warp_ring_bytes().
+  __device__ PageRing(std::uint8_t* ring, int n_stages, int stage_bytes, int key_bytes, int value_bytes)
       : ring_(ring),
-        n_stages_(n_stages),
         stage_bytes_(stage_bytes),
         key_bytes_(key_bytes),
         value_bytes_(value_bytes),
-        lane_(lane) {
+        last_(n_stages - 1) {
 #if __CUDA_ARCH__ >= 900
-    barriers_ = shared_address(barriers);
-    if (lane == 0) {
+    barriers_ = shared_address(ring + n_stages * stage_bytes);
+    if (elect_lane()) {
       for (int s = 0; s < n_stages; ++s) barrier_init(barriers_ + 8 * s);
       barrier_init_fence();
     }
@@ -36,27 +42,29 @@ class PageRing {
 #endif
   }
 
-  // Starts the copy into the next stage; `some` false only keeps the count of copies.
-  __device__ __forceinline__ void issue(const PageSource& from, bool some) {
-    std::uint8_t* stage = ring_ + write_ * stage_bytes_;
+  // Starts the copy of a page into the next stage; `some` false only keeps the count of copies.
+  __device__ __forceinline__ void issue(const PageBases& from, std::uint32_t page, bool some) {
+    const std::uint32_t to = shared_address(ring_ + write_ * stage_bytes_);
 #if __CUDA_ARCH__ >= 900
-    if (some && lane_ == 0) {
-      const std::uint32_t barrier = barriers_ + 8 * write_, to = shared_address(stage);
-      barrier_expect(barrier, key_bytes_ + value_bytes_ + (from.summary != nullptr ? 16 : 0));
-      copy_bulk(to, from.key, key_bytes_, barrier);
-      copy_bulk(to + key_bytes_, from.value, value_bytes_, barrier);
-      if (from.summary != nullptr) copy_bulk(to + key_bytes_ + value_bytes_, from.summary, 16, barrier);
+    if (some && elect_lane()) {
+      const std::uint32_t barrier = barriers_ + 8 * write_;
+      barrier_expect(barrier, key_bytes_ + value_bytes_ + (from.summaries != nullptr ? 16 : 0));
+      copy_bulk(to, from.key(page), key_bytes_, barrier);
+      copy_bulk(to + key_bytes_, from.value(page), value_bytes_, barrier);
+      if (from.summaries != nullptr)
+        copy_bulk(to + key_bytes_ + value_bytes_, from.summaries + page, 16, barrier);
     }
 #else
     if (some) {
-      const std::uint32_t to = shared_address(stage);
-      for (int i = lane_ * 16; i < key_bytes_; i += 512) copy_16(to + i, from.key + i);
-      for (int i = lane_ * 16; i < value_bytes_; i += 512) copy_16(to + key_bytes_ + i, from.value + i);
-      if (from.summary != nullptr && lane_ == 0) copy_16(to + key_bytes_ + value_bytes_, from.summary);
+      const int lane = static_cast<int>(threadIdx.x) % 32;
+      for (int i = lane * 16; i < key_bytes_; i += 512) copy_16(to + i, from.key(page) + i);
+      for (int i = lane * 16; i < value_bytes_; i += 512) copy_16(to + key_bytes_ + i, from.value(page) + i);
+      if (from.summaries != nullptr && lane == 0)
+        copy_16(to + key_bytes_ + value_bytes_, from.summaries + page);
     }
     copy_commit();
 #endif
-    if (++write_ == n_stages_) write_ = 0;
+    write_ ^= last_;
   }
 
   // The oldest stage, complete.
@@ -64,19 +72,10 @@ class PageRing {
 #if __CUDA_ARCH__ >= 900
     barrier_wait(barriers_ + 8 * read_, parity_);
 #else
-    switch (n_stages_) {
-      case 1:
-        copy_wait<0>();
-        break;
-      case 2:
-        copy_wait<1>();
-        break;
-      case 3:
-        copy_wait<2>();
-        break;
-      default:
-        copy_wait<3>();
-        break;
+    if (last_ == 0) {
+      copy_wait<0>();
+    } else {
+      copy_wait<1>();
     }
     __syncwarp();
 #endif
@@ -86,15 +85,23 @@ class PageRing {
   // All lanes are done with the oldest stage: issue() may refill it.
   __device__ __forceinline__ void release() {
     __syncwarp();
-    if (++read_ == n_stages_) {
-      read_ = 0;
-      parity_ ^= 1;
+    read_ ^= last_;
+    parity_ ^= static_cast<std::uint32_t>(read_ ^ 1);
+  }
+
+  // No page is on its way or in use: the ring's memory may serve for something else.
+  __device__ __forceinline__ void close() {
+#if __CUDA_ARCH__ >= 900
+    if (elect_lane()) {
+      for (int s = 0; s <= last_; ++s) barrier_invalidate(barriers_ + 8 * s);
     }
+#endif
   }
 
  private:
   std::uint8_t* ring_;
-  int n_stages_, stage_bytes_, key_bytes_, value_bytes_, lane_;
+  int stage_bytes_, key_bytes_, value_bytes_;
+  int last_;  // stage
   int write_ = 0, read_ = 0;
   std::uint32_t parity_ = 0;
 #if __CUDA_ARCH__ >= 900

@@ -1,5 +1,6 @@
 // Decode on the GPU against attention in double on the decoded token rows of the same bytes.
 #include <numeric>
+#include <thread>
 
 #include "cuda/gpu.h"
 
@@ -44,7 +45,8 @@ class DecodeCase {
       sinks_.push_back(random_normal(random_, 2.0f));
   }
 
-  std::vector<float> run() {
+  // The output of the last of n_launches, which follow each other on the stream.
+  std::vector<float> run(cudaStream_t stream = nullptr, int n_launches = 1) {
     DeviceArray<float> q(q_), out(out_size());
     DeviceArray<std::uint16_t> mask(mask_);
     DeviceArray<float> sinks(sinks_);
@@ -83,7 +85,8 @@ class DecodeCase {
     call.logit_softcap = shape_.softcap;
     call.alibi_max_bias = shape_.alibi;
     call.workspace = workspace_->data();
-    cuda::decode(call, nullptr);
+    expect_ok(cudaDeviceSynchronize());
+    for (int i = 0; i < n_launches; ++i) cuda::decode(call, stream);
     return out.download();
   }
 
@@ -291,6 +294,22 @@ TEST(CudaDecode, LargeLogits) {
     shape.q_sigma = sigma;
     check(shape, 50 + static_cast<unsigned>(sigma));
   }
+}
+
+// Thread blocks of a launch wait for each other.
+TEST(CudaDecode, TwoStreamsAtOnce) {
+  GTQ_NEEDS_GPU();
+  const auto run = [](unsigned seed) {
+    DecodeCase test({128, 128, 16, 2, 1, {8192}, {3, 3}, 0.25f}, seed);
+    const std::vector<float> want = test.run();
+    cudaStream_t stream;
+    expect_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(test.run(stream, 100), want) << "seed " << seed;
+    expect_ok(cudaStreamDestroy(stream));
+  };
+  std::thread other(run, 61);
+  run(62);
+  other.join();
 }
 
 TEST(CudaDecode, RandomShapes) {
