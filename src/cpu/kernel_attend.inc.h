@@ -1,13 +1,15 @@
 // Attention of (query row, head) pairs over the pages of one work item, in integers on the packed codes, with
 // an online softmax per tile of up to four attended pages.
 //
-//   once       query -> 16-bit numbers with one step per pair, as quads [head_dim_k / 4][pairs] (kernel_tiles:
-//   planes) per page   norms, masks; no cell attended: the page is left out of the tile per tile   mean terms
-//   -> logits[pair][tile cell]                                  kernel_mean.inc.h per page   logits (+)= query
-//   * levels * norm * step                               kernel_few, kernel_many or kernel_tiles per tile
-//   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
+//   once       query -> 16-bit numbers with one step per pair, as quads: [head_dim_k / 4][pairs]
+//   per page   norms, masks; no cell attended: the page is left out of the tile
+//   per tile   mean terms -> logits[pair][tile cell]                                  kernel_mean.inc.h
+//   per page   logits (+)= query * levels * norm * step                               kernel_few, kernel_many
+//   per tile   softcap, mask, running maximum; weights p_j * value norm_j -> 16-bit numbers with one step per
 //              pair and tile, as quads: [tile cells / 4][pairs]
-//   per tile   out = out * scale + weights * levels * step                            the same
+//   per tile   out = out * scale + weights * levels * step                            kernel_few, kernel_many
+//
+// With AMX kernel_tiles.inc.h takes the place of kernel_many, and many pairs' numbers have its own form.
 //
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
 // against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu).
