@@ -7,6 +7,7 @@ same as PNG. Needs matplotlib: apt-get install python3-matplotlib.
 import argparse
 import csv
 import dataclasses
+import itertools
 import pathlib
 
 import matplotlib
@@ -18,7 +19,7 @@ from matplotlib import ticker  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
 TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
-STOCK = ("q4_0", "q5_0", "q5_1", "q8_0")
+STOCK = ("iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SIZE_INCHES = (8.64, 3.9)  # 830 pixels wide where the reader's unit is 1/96 inch
 
 
@@ -68,18 +69,27 @@ def read_points(path):
     return {name: sorted(found) for name, found in points.items()}
 
 
+def stock_labels(points):
+    """Types of one size share a label, at the worst of them."""
+    for _, same_size in itertools.groupby(points, key=lambda point: round(point[0], 1)):
+        same_size = list(same_size)
+        bits, kld, _ = max(same_size, key=lambda point: point[1])
+        yield bits, kld, ", ".join(cache for _, _, cache in same_size)
+
+
 def draw_series(axes, name, points, theme):
     series = SERIES[name]
     color = series.dark if theme.suffix else series.light
-    bits, klds, caches = zip(*points)
+    bits, klds, _ = zip(*points)
     axes.plot(bits, klds, color=color, marker=series.marker, label=series.label,
               linewidth=3 if series.is_ours else 1.4, markersize=7 if series.is_ours else 4.5,
               zorder=4 if series.is_ours else 3)
-    for x, y, cache in zip(bits, klds, caches):
-        if name == "llama.cpp":
-            axes.annotate(cache, (x, y), xytext=(4, 5), textcoords="offset points", color=color, fontsize=8.5,
+    if name == "llama.cpp":
+        for x, y, label in stock_labels(points):
+            axes.annotate(label, (x, y), xytext=(4, 5), textcoords="offset points", color=color, fontsize=8.5,
                           rotation=40, rotation_mode="anchor")
-        elif series.is_ours and "." not in cache:  # names of fractional budgets are too long for the gaps
+    for x, y, cache in points:
+        if series.is_ours and "." not in cache:  # names of fractional budgets are too long for the gaps
             axes.annotate(cache, (x, y), xytext=(-4, -5), textcoords="offset points", color=color, fontsize=9.5,
                           fontweight="bold", ha="right", va="top", zorder=5)
 
