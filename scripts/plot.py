@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
 TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
 STOCK = ("iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
-SIZE_INCHES = (8.64, 3.9)  # 830 pixels wide where the reader's unit is 1/96 inch
+WIDTH_INCHES = 8.64  # 830 pixels where the reader's unit is 1/96 inch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def draw_panel(axes, title, points, theme):
 
 
 def draw(files, theme):
-    figure, panels = plt.subplots(1, len(files), sharey=True, squeeze=False, figsize=SIZE_INCHES)
+    figure, panels = plt.subplots(1, len(files), sharey=True, squeeze=False, figsize=(WIDTH_INCHES, 3.9))
     panels = panels[0]
     for axes, path in zip(panels, files):
         name = path.stem.removeprefix("kld-")
@@ -130,21 +130,30 @@ def draw(files, theme):
     return figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="CSV",
-                        default=[ROOT / "docs" / "data" / f"kld-{model}.csv" for model in MODELS])
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=ROOT / "docs" / "pareto")
+def add_output_options(parser, output):
+    parser.add_argument("-o", "--output", type=pathlib.Path, default=output)
     parser.add_argument("--png", action="store_true", help="write PNGs too")
-    options = parser.parse_args()
+
+
+def save(draw_theme, options):
+    """Writes the figure that draw_theme(theme) makes for each theme."""
     matplotlib.rcParams["svg.hashsalt"] = "gtq"  # the same input gives the same file
     for theme in THEMES:
-        figure = draw(options.files, theme)
+        figure = draw_theme(theme)
         path = f"{options.output}{theme.suffix}"
         figure.savefig(f"{path}.svg", transparent=True, metadata={"Date": None})
         if options.png:
             figure.savefig(f"{path}.png", facecolor=theme.background, dpi=192)
         plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=pathlib.Path, metavar="CSV",
+                        default=[ROOT / "docs" / "data" / f"kld-{model}.csv" for model in MODELS])
+    add_output_options(parser, ROOT / "docs" / "pareto")
+    options = parser.parse_args()
+    save(lambda theme: draw(options.files, theme), options)
 
 
 if __name__ == "__main__":

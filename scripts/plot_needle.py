@@ -11,15 +11,11 @@ import csv
 import pathlib
 import statistics
 
-import matplotlib
+import plot  # first: it chooses matplotlib's backend
+import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402: the backend comes first
-from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
-from plot import ROOT, THEMES  # noqa: E402
-
-DATA = ROOT / "docs" / "data" / "needle-qwen2.5-coder-1.5b.csv"
-WIDTH_INCHES = 8.64  # 830 pixels where the reader's unit is 1/96 inch
+DATA = plot.ROOT / "docs" / "data" / "needle-qwen2.5-coder-1.5b.csv"
 # From nothing found to everything found; both ends differ in lightness, for eyes that do not tell hues apart.
 COLORS = LinearSegmentedColormap.from_list("retrieved", ["#b2182b", "#f4a582", "#f7f7d4", "#92c5de", "#2166ac"])
 
@@ -63,7 +59,7 @@ def draw(scores, theme):
         rows.sort(key=lambda row: float(row[:-2]))
     lengths = sorted({length for _, length in cells})
     figure, panels = plt.subplots(1, len(scores), sharey=True, squeeze=False,
-                                  figsize=(WIDTH_INCHES, 1.0 + 0.36 * len(rows)))
+                                  figsize=(plot.WIDTH_INCHES, 1.0 + 0.36 * len(rows)))
     for axes, (cache, of_cache) in zip(panels[0], scores.items()):
         draw_panel(axes, cache, of_cache, rows, lengths, theme)
     figure.supxlabel("tokens of text; facts retrieved, %", fontsize=10, color=theme.text, y=0.01)
@@ -75,18 +71,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=pathlib.Path, metavar="CSV", default=DATA)
     parser.add_argument("--rows", choices=("task", "depth"), default="task")
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=ROOT / "docs" / "needle")
-    parser.add_argument("--png", action="store_true", help="write PNGs too")
+    plot.add_output_options(parser, plot.ROOT / "docs" / "needle")
     options = parser.parse_args()
-    matplotlib.rcParams["svg.hashsalt"] = "gtq"  # the same input gives the same file
     scores = read_scores(options.file, options.rows)
-    for theme in THEMES:
-        figure = draw(scores, theme)
-        path = f"{options.output}{theme.suffix}"
-        figure.savefig(f"{path}.svg", transparent=True, metadata={"Date": None})
-        if options.png:
-            figure.savefig(f"{path}.png", facecolor=theme.background, dpi=192)
-        plt.close(figure)
+    plot.save(lambda theme: draw(scores, theme), options)
 
 
 if __name__ == "__main__":
