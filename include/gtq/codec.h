@@ -57,10 +57,6 @@ class KeyCodec {
   void transform_query(const float* query, float* out) const;
 
  private:
-  struct Fit;
-  // Codes of y for each norm that is tried, and how well they fit.
-  void quantize(const float* y, const float* inverse, Fit* fit) const;
-
   const HeadPlan& plan_;
   const Rope& rope_;
   std::size_t row_bytes_;

@@ -3,9 +3,9 @@
 #include <numeric>
 
 #include "codec/bits.h"
+#include "codec/fixed_point.h"
 #include "codec/hadamard.h"
 #include "codec/norm.h"
-#include "codec/quantizer.h"
 #include "gtq/codec.h"
 #include "gtq/error.h"
 
@@ -61,33 +61,6 @@ int KeyCodec::nearer_mean(const float* key, const float* means) const {
   return distance[0] < distance[1] ? 0 : 1;
 }
 
-struct KeyCodec::Fit : NormFit {
-  std::uint8_t codes[kTriedNorms][kMaxHeadDim];
-};
-
-void KeyCodec::quantize(const float* y, const float* inverse, Fit* fit) const {
-  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
-    const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
-    // The sums of all norms, interleaved: each waits for its own only.
-    float yc[kTriedNorms] = {}, cc[kTriedNorms] = {}, yy = 0;
-    for (std::size_t slot = g * kGroupDims; slot < (g + 1) * kGroupDims; ++slot) {
-      for (int t = 0; t < kTriedNorms; ++t) {
-        const std::uint8_t code = quantizer.code(y[slot] * inverse[t]);
-        const float centroid = quantizer.centroid(code);
-        fit->codes[t][slot] = code;
-        yc[t] += y[slot] * centroid;
-        cc[t] += centroid * centroid;
-      }
-      yy += y[slot] * y[slot];
-    }
-    for (int t = 0; t < kTriedNorms; ++t) {
-      fit->yc[t] += group_weight_[g] * yc[t];
-      fit->cc[t] += group_weight_[g] * cc[t];
-    }
-    fit->yy += group_weight_[g] * yy;
-  }
-}
-
 void KeyCodec::encode(const float* key, std::int32_t position, std::uint8_t* row) const {
   float turn[kMaxHeadDim];
   rope_.make_turn(position, turn);
@@ -95,35 +68,44 @@ void KeyCodec::encode(const float* key, std::int32_t position, std::uint8_t* row
 }
 
 void KeyCodec::encode(const float* key, const float* turn, std::uint8_t* row) const {
-  const int d = plan_.head_dim_k;
+  const int d = plan_.head_dim_k, n_groups = static_cast<int>(plan_.widths.size());
   float clean[kMaxHeadDim], means[kMeans * kMaxHeadDim], y[kMaxHeadDim];
   for (int i = 0; i < d; ++i) clean[i] = finite(key[i]);
   turn_means(turn, means);
   const int c = nearer_mean(clean, means);
-  float sum = 0, weights = 0;
-  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
-    float* group = y + g * kGroupDims;
-    float group_sum = 0;
-    for (int j = 0; j < kGroupDims; ++j) {
-      const std::size_t slot = g * kGroupDims + j;
-      const int dim = plan_.dims[slot];
-      group[j] = signs_[slot] * plan_.scale[slot] * (clean[dim] - means[c * d + dim]);
-      group_sum += group[j] * group[j];
-    }
-    hadamard(group, kGroupDims);
-    sum += group_weight_[g] * group_sum;
+  for (int slot = 0; slot < d; ++slot) {
+    const int dim = plan_.dims[slot];
+    const float residual = signs_[slot] * plan_.scale[slot] * (clean[dim] - means[c * d + dim]);
+    y[slot] = std::clamp(residual, -kLargestCoded, kLargestCoded);
+  }
+  for (int slot = 0; slot < d; slot += kGroupDims) hadamard(y + slot, kGroupDims);
+  FixedVector fixed;
+  to_fixed(y, d, &fixed);
+
+  KeyFit fit{};
+  float weights = 0;
+  for (int g = 0; g < n_groups; ++g) {
+    fit.yy += group_weight_[g] * static_cast<float>(sum_squares(&fixed.f[g * kGroupDims], kGroupDims));
     weights += group_weight_[g] * kGroupDims;
   }
-
-  float inverse[kTriedNorms];
-  try_norms(std::sqrt(sum / weights), inverse);
-  Fit fit;
-  static_cast<NormFit&>(fit) = {};
-  quantize(y, inverse, &fit);
-  const NormChoice best = choose_norm(fit);
+  int multipliers[kTriedNorms];
+  try_key_norms(std::sqrt(fit.yy / weights) * fixed.unit, fixed.unit, multipliers);
+  for (int g = 0; g < n_groups; ++g) {
+    const UpperCodebook& book = UpperCodebook::of(plan_.widths[g]);
+    const float yc_weight = group_weight_[g] * book.step, cc_weight = yc_weight * book.step;
+    for (int t = 0; t < kTriedNorms; ++t) {
+      const CodeSums sums = sum_codes(book, &fixed.f[g * kGroupDims], kGroupDims, multipliers[t]);
+      fit.yc[t] += yc_weight * static_cast<float>(sums.yc);
+      fit.cc[t] += cc_weight * static_cast<float>(sums.cc);
+    }
+  }
+  const NormChoice best = choose_key_norm(fit, fixed.unit);
   *row++ = static_cast<std::uint8_t>(c << 7 | best.norm_code);
-  for (std::size_t g = 0; g < plan_.widths.size(); ++g) {
-    pack_codes(fit.codes[best.tried] + g * kGroupDims, kGroupDims, plan_.widths[g], row);
+  for (int g = 0; g < n_groups; ++g) {
+    std::uint8_t codes[kGroupDims];
+    const UpperCodebook& book = UpperCodebook::of(plan_.widths[g]);
+    find_codes(book, &fixed.f[g * kGroupDims], kGroupDims, multipliers[best.tried], codes);
+    pack_codes(codes, kGroupDims, plan_.widths[g], row);
     row += 2 * plan_.widths[g];
   }
 }
@@ -134,8 +116,7 @@ void KeyCodec::unpack(const std::uint8_t* row, float* centroids) const {
     std::uint8_t codes[kGroupDims];
     unpack_codes(bits, kGroupDims, plan_.widths[g], codes);
     bits += 2 * plan_.widths[g];
-    const Quantizer& quantizer = Quantizer::of(plan_.widths[g]);
-    for (int j = 0; j < kGroupDims; ++j) centroids[g * kGroupDims + j] = quantizer.centroid(codes[j]);
+    put_centroids(plan_.widths[g], codes, kGroupDims, centroids + g * kGroupDims);
   }
 }
 

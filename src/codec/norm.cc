@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "codec/fixed_point.h"
 #include "gtq/codec.h"
 
 namespace gtq {
@@ -40,8 +41,6 @@ class NormGrid {
     const int first = first_code_[(std::bit_cast<std::uint32_t>(norm) - kFirstBits) >> kCellShift];
     return first + (norm >= starts_[first + 1] ? 1 : 0);
   }
-  // Whether norms up to `high` have the code of a lower one.
-  bool holds(int code, float high) const { return high < starts_[code + 1]; }
 
  private:
   // Norms outside are coded as the ends. Positive floats ascend as their bits do; with 5 bits of the mantissa a
@@ -77,99 +76,84 @@ NormGrid::NormGrid(int bias, int lowest, int highest) {
   }
 }
 
-struct KeyNorms {
+struct Norms {
   NormGrid grid;
-  std::array<float, 128> norm, inverse;
+  int lowest, highest;
+  std::array<float, 256> norm{}, inverse{};
+
+  Norms(int bias, int first, int last) : grid(bias, first, last), lowest(first), highest(last) {
+    for (int code = first; code <= last; ++code) {
+      norm[code] = from_code(code, bias);
+      inverse[code] = 1.0f / norm[code];
+    }
+  }
 };
 
-const KeyNorms& key_norms() {
-  static const KeyNorms all = [] {
-    KeyNorms norms{NormGrid(kKeyBias, 0, 127), {}, {}};
-    for (int code = 0; code < 128; ++code) {
-      norms.norm[code] = from_code(code, kKeyBias);
-      norms.inverse[code] = 1.0f / norms.norm[code];
-    }
-    return norms;
-  }();
-  return all;
+const Norms& key_norms() {
+  static const Norms norms(kKeyBias, 0, 127);
+  return norms;
+}
+
+const Norms& value_norms() {
+  static const Norms norms(kValueBias, 1, 255);
+  return norms;
+}
+
+void try_norms(const Norms& norms, float rms, float unit, int* multipliers) {
+  const int middle = norms.grid.code(rms);
+  for (int t = 0; t < kTriedNorms; ++t) {
+    const int code = std::clamp(middle + 2 * (t - kTriedNorms / 2), norms.lowest, norms.highest);
+    multipliers[t] = norm_multiplier(unit, norms.inverse[code]);
+  }
 }
 
 }  // namespace
 
 float key_norm(std::uint8_t norm_byte) { return key_norms().norm[norm_byte & 127]; }
 int key_mean_index(std::uint8_t norm_byte) { return norm_byte >> 7; }
-float value_norm(std::uint8_t norm_byte) { return norm_byte == 0 ? 0.0f : from_code(norm_byte, kValueBias); }
+float value_norm(std::uint8_t norm_byte) { return value_norms().norm[norm_byte]; }
 
 int key_norm_code(float norm) { return key_norms().grid.code(norm); }
 std::uint8_t value_norm_byte(float norm) {
-  static const NormGrid grid(kValueBias, 1, 255);
-  return norm > 0.0f ? static_cast<std::uint8_t>(grid.code(norm)) : std::uint8_t{0};
+  return norm > 0.0f ? static_cast<std::uint8_t>(value_norms().grid.code(norm)) : std::uint8_t{0};
 }
 
-namespace {
-
-void try_around(const KeyNorms& norms, int middle, float* inverse) {
-  for (int t = 0; t < kTriedNorms; ++t) {
-    inverse[t] = norms.inverse[std::clamp(middle + 2 * (t - kTriedNorms / 2), 0, 127)];
-  }
+void try_key_norms(float rms, float unit, int* multipliers) { try_norms(key_norms(), rms, unit, multipliers); }
+void try_value_norms(float rms, float unit, int* multipliers) {
+  try_norms(value_norms(), rms, unit, multipliers);
 }
 
-}  // namespace
-
-void try_norms(float rms, float* inverse) {
-  const KeyNorms& norms = key_norms();
-  try_around(norms, norms.grid.code(rms), inverse);
-}
-
-bool try_norms_surely(float rms, float error, float* inverse) {
-  const KeyNorms& norms = key_norms();
-  const int middle = norms.grid.code(rms - rms * error);
-  if (!norms.grid.holds(middle, rms + rms * error)) return false;
-  try_around(norms, middle, inverse);
-  return true;
-}
-
-NormChoice choose_norm(const NormFit& fit) {
-  const KeyNorms& norms = key_norms();
+NormChoice choose_key_norm(const KeyFit& fit, float unit) {
+  const Norms& norms = key_norms();
   NormChoice best{0, 0};
   float best_error = std::numeric_limits<float>::infinity();
   for (int t = 0; t < kTriedNorms; ++t) {
     // Least squares: the norm that fits these codes best, on the grid of the norm byte.
-    const int code = norms.grid.code(fit.yc[t] / fit.cc[t]);
-    const float fitted = norms.norm[code];
+    const int code = norms.grid.code(fit.yc[t] / fit.cc[t] * unit);
+    const float fitted = norms.norm[code] / unit;
     const float error = fit.yy - 2 * fitted * fit.yc[t] + fitted * fitted * fit.cc[t];
     if (error < best_error) {
       best_error = error;
-      best = {t, code};
+      best = {t, static_cast<std::uint8_t>(code)};
     }
   }
   return best;
 }
 
-bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best) {
-  const KeyNorms& norms = key_norms();
-  constexpr float kRounding = 0x1p-21f;  // of the few operations here and there
-  float low[kTriedNorms];                // bounds of errors, y y left out: it is the same for all
-  float least_high = std::numeric_limits<float>::infinity();
-  int tried = 0, codes[kTriedNorms];
+NormChoice choose_value_norm(const ValueFit& fit, float unit, float step) {
+  if (fit.yy == 0) return {0, 0};
+  int best = 0;
+  float best_cosine = 0;  // its square, times y y
   for (int t = 0; t < kTriedNorms; ++t) {
-    const float ratio = fit.yc[t] / fit.cc[t], ratio_error = ratio * (2 * error + kRounding);
-    const int code = norms.grid.code(ratio - ratio_error);
-    if (!norms.grid.holds(code, ratio + ratio_error)) return false;
-    const float fitted = norms.norm[code];
-    const float cross = 2 * fitted * fit.yc[t], square = fitted * fitted * fit.cc[t];
-    const float slack = error * (cross + square) + kRounding * (fit.yy + cross + square);
-    low[t] = square - cross - slack;
-    const float high = square - cross + slack;
-    const bool better = high < least_high;  // without a branch, which would be guessed wrong
-    least_high = better ? high : least_high;
-    tried = better ? t : tried;
-    codes[t] = code;
+    const auto yc = static_cast<float>(fit.yc[t]);
+    const float cosine = yc * yc / static_cast<float>(fit.cc[t]);
+    if (cosine > best_cosine) {
+      best_cosine = cosine;
+      best = t;
+    }
   }
-  *best = {tried, codes[tried]};
-  int n_possible = 0;
-  for (const float bound : low) n_possible += bound <= least_high ? 1 : 0;
-  return n_possible == 1;
+  const float norm = static_cast<float>(fit.yy) / (static_cast<float>(fit.yc[best]) * step) * unit;
+  return {best, value_norm_byte(norm)};
 }
 
 }  // namespace gtq

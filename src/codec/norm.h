@@ -1,34 +1,42 @@
-// Nearest norm codes; the decoding half is public (gtq/codec.h).
+// Norm bytes, and the search for the norm of a vector: codes are found for a few norms around its rms, in steps
+// of its byte, and those that fit best are taken (docs/format.md, "Encoding"). Shared by the encoders of the
+// CPU. The decoding half of norm bytes is public (gtq/codec.h).
 #pragma once
 
 #include <cstdint>
 
 namespace gtq {
 
+// Nearest norm codes.
 int key_norm_code(float norm);  // 0..127
 std::uint8_t value_norm_byte(float norm);
 
-// Search for the norm of a key: codes are found for these many norms around its rms, in steps of its byte, and
-// those that fit best are taken. Shared by all encoders.
 inline constexpr int kTriedNorms = 5;
 
-struct NormFit {
-  // Weighted sums over all slots, y the rotated residual and c its centroid for one of the norms: y c, c c, y
-  // y.
+// Multipliers (norm_multiplier) of the norms to try for a vector of this rms. [kTriedNorms]
+void try_key_norms(float rms, float unit, int* multipliers);
+void try_value_norms(float rms, float unit, int* multipliers);
+
+struct NormChoice {
+  int tried;               // index of the norm whose codes are taken
+  std::uint8_t norm_code;  // of the norm that goes with these codes
+};
+
+// Sums over all slots of a key in units of the fixed-point vector, weighted; y the transformed residual and c
+// its centroid for one of the norms: y c, c c, y y.
+struct KeyFit {
   float yc[kTriedNorms], cc[kTriedNorms], yy;
 };
-struct NormChoice {
-  int tried;      // index of the norm whose codes fit best
-  int norm_code;  // of the norm that fits these codes best
+// The codes and the norm of the smallest error.
+NormChoice choose_key_norm(const KeyFit& fit, float unit);
+
+// The same of a value, with levels in place of centroids.
+struct ValueFit {
+  std::uint32_t yc[kTriedNorms], cc[kTriedNorms];
+  std::uint64_t yy;
 };
-
-void try_norms(float rms, float* inverse);  // [kTriedNorms]
-// The same; false where another rms, different by `error` of itself, gives others.
-bool try_norms_surely(float rms, float error, float* inverse);
-
-NormChoice choose_norm(const NormFit& fit);
-// The same from sums that may differ by `error` of themselves; false where others might choose differently.
-// y c must not be negative for any slot.
-bool choose_norm_surely(const NormFit& fit, float error, NormChoice* best);
+// The codes of the smallest angle, and the norm that keeps the value's own length along them: errors of values
+// that shrink them would not average out over tokens.
+NormChoice choose_value_norm(const ValueFit& fit, float unit, float step);
 
 }  // namespace gtq

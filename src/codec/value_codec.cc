@@ -1,9 +1,10 @@
+#include <algorithm>
 #include <cmath>
 
 #include "codec/bits.h"
+#include "codec/fixed_point.h"
 #include "codec/hadamard.h"
 #include "codec/norm.h"
-#include "codec/quantizer.h"
 #include "gtq/codec.h"
 #include "gtq/error.h"
 
@@ -25,32 +26,37 @@ void ValueCodec::encode(const float* value, std::uint8_t* row) const {
   const int d = plan_.head_dim_v;
   const float inverse_rms = 1.0f / plan_.v_rms;
   float y[kMaxHeadDim];
-  float sum = 0;
   for (int i = 0; i < d; ++i) {
     const float x = std::isfinite(value[i]) ? value[i] : 0.0f;
-    y[i] = signs_[i] * x * inverse_rms;
-    sum += y[i] * y[i];
+    y[i] = std::clamp(signs_[i] * x * inverse_rms, -kLargestCoded, kLargestCoded);
   }
   for (int i = 0; i < d; i += rotation_dims_) hadamard(y + i, rotation_dims_);
-  const float norm = std::sqrt(sum / static_cast<float>(d));
-  const float inverse = norm > 0.0f ? 1.0f / norm : 0.0f;
-  const Quantizer& quantizer = Quantizer::of(plan_.v_width);
-  std::uint8_t codes[kMaxHeadDim];
-  float coded = 0;
-  for (int i = 0; i < d; ++i) {
-    codes[i] = quantizer.code(y[i] * inverse);
-    coded += quantizer.centroid(codes[i]) * quantizer.centroid(codes[i]);
+  FixedVector fixed;
+  to_fixed(y, d, &fixed);
+  const std::int16_t* f = fixed.f;
+
+  ValueFit fit;
+  fit.yy = sum_squares(f, d);
+  int multipliers[kTriedNorms];
+  const float rms = std::sqrt(static_cast<float>(fit.yy) / static_cast<float>(d)) * fixed.unit;
+  try_value_norms(rms, fixed.unit, multipliers);
+  const UpperCodebook& book = UpperCodebook::of(plan_.v_width);
+  for (int t = 0; t < kTriedNorms; ++t) {
+    const CodeSums sums = sum_codes(book, f, d, multipliers[t]);
+    fit.yc[t] = sums.yc;
+    fit.cc[t] = sums.cc;
   }
-  // Norm correction: the decoded vector gets the length of the value, not of its nearest codes.
-  row[0] = value_norm_byte(std::sqrt(sum / coded));
+  const NormChoice best = choose_value_norm(fit, fixed.unit, book.step);
+  std::uint8_t codes[kMaxHeadDim];
+  find_codes(book, f, d, multipliers[best.tried], codes);
+  row[0] = best.norm_code;
   pack_codes(codes, d, plan_.v_width, row + 1);
 }
 
 void ValueCodec::unpack(const std::uint8_t* row, float* centroids) const {
   std::uint8_t codes[kMaxHeadDim];
   unpack_codes(row + 1, plan_.head_dim_v, plan_.v_width, codes);
-  const Quantizer& quantizer = Quantizer::of(plan_.v_width);
-  for (int i = 0; i < plan_.head_dim_v; ++i) centroids[i] = quantizer.centroid(codes[i]);
+  put_centroids(plan_.v_width, codes, plan_.head_dim_v, centroids);
 }
 
 void ValueCodec::decode(const std::uint8_t* row, float* value) const {

@@ -1,4 +1,5 @@
 // Token rows with vectors of x86-64-v3 (AVX2); the flags, without contraction, are in targets.cmake.
+#include "codec/fixed_point.h"
 #include "codec/norm.h"
 #include "cpu/kernel_api.h"
 #include "cpu/row_encoder.h"
@@ -10,7 +11,7 @@ namespace gtq::cpu {
 namespace {
 
 constexpr int kMaxDims = 1024;
-constexpr int kGroup = 16;
+constexpr int kRun = 16;  // a quant_group, or as many dims of a value
 
 #include "cpu/kernel_simd.inc.h"
 // (order matters)

@@ -55,12 +55,12 @@ extern const RowEncoder kAvx2Encoder;
 // KeyCodec's, for encoders of other instruction sets: they must not share inline functions with the rest.
 int nearer_mean(const KeyEncoding& e, const float* key, const float* means);
 
-// Thresholds and centroids of a codebook. Level k of the tree has the 2^k thresholds that part its codes into
-// 2^(k + 1) ranges: threshold i of a level is met by those x that i of the levels before lead to.
-struct alignas(64) CodeTree {
-  float thresholds[6][32];
-  float centroids[64];
+// UpperCodebook, every number as often as a vector has lanes.
+struct alignas(32) VectorCodebook {
+  std::int16_t thresholds[31][16];
+  std::int16_t levels[2][16];  // bytes: levels 0 to 15 twice, 16 to 31 twice
+  float step;
 };
-const CodeTree* code_trees();  // by width
+const VectorCodebook* vector_codebooks();  // by width
 
 }  // namespace gtq::cpu

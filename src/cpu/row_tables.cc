@@ -3,24 +3,20 @@
 #include <algorithm>
 #include <array>
 
-#include "codec/quantizer.h"
+#include "codec/fixed_point.h"
 
 namespace gtq::cpu {
 namespace {
 
-CodeTree make_tree(int width) {
-  CodeTree tree{};
-  const Quantizer& quantizer = Quantizer::of(width);
-  for (int level = 0; level < width; ++level) {
-    const int range = 1 << (width - level);  // codes that are still possible at this level
-    for (int i = 0; i < 1 << level; ++i) {
-      tree.thresholds[level][i] = quantizer.threshold(range * i + range / 2 - 1);
-    }
+VectorCodebook make_vectors(const UpperCodebook& upper) {
+  VectorCodebook book{};
+  for (int i = 0; i + 1 < upper.n_levels; ++i) std::fill_n(book.thresholds[i], 16, upper.thresholds[i]);
+  for (int half = 0; half < 2; ++half) {
+    auto* bytes = reinterpret_cast<std::uint8_t*>(book.levels[half]);
+    for (int i = 0; i < 32; ++i) bytes[i] = upper.levels[16 * half + i % 16];
   }
-  for (int code = 0; code < 1 << width; ++code) {
-    tree.centroids[code] = quantizer.centroid(static_cast<std::uint8_t>(code));
-  }
-  return tree;
+  book.step = upper.step;
+  return book;
 }
 
 }  // namespace
@@ -60,13 +56,14 @@ TurnAngles turn_angles(const Rope& rope) {
   return {&rope, theta.data(), rope.n_blocks(), *std::max_element(theta.begin(), theta.end())};
 }
 
-const CodeTree* code_trees() {
-  static const auto trees = [] {
-    std::array<CodeTree, kMaxWidth + 1> all{};
-    for (int width = kMinWidth; width <= kMaxWidth; ++width) all[width] = make_tree(width);
+const VectorCodebook* vector_codebooks() {
+  static const auto books = [] {
+    std::array<VectorCodebook, kMaxWidth + 1> all{};
+    for (int width = kMinWidth; width <= kMaxWidth; ++width)
+      all[width] = make_vectors(UpperCodebook::of(width));
     return all;
   }();
-  return trees.data();
+  return books.data();
 }
 
 }  // namespace gtq::cpu

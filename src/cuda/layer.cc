@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "codec/norm.h"
-#include "codec/quantizer.h"
 #include "cuda/page_layout.h"
 #include "gtq/error.h"
 
