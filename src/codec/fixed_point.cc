@@ -33,8 +33,8 @@ int index_of(const UpperCodebook& book, int f, int multiplier) {
 
 float fixed_unit(float largest) {
   if (!(largest >= kNothing)) return 1.0f;
-  const int exponent = static_cast<int>(std::bit_cast<std::uint32_t>(largest) >> 23) - 126;
-  return std::ldexp(1.0f, exponent - kFixedBits);
+  const std::uint32_t power_below = std::bit_cast<std::uint32_t>(largest) & 0x7f800000;
+  return std::bit_cast<float>(power_below) * (2.0f / (1 << kFixedBits));
 }
 
 void to_fixed(const float* y, int n, FixedVector* out) {
@@ -50,7 +50,8 @@ void to_fixed(const float* y, int n, FixedVector* out) {
 
 int norm_multiplier(float unit, float inverse_norm) {
   const float m = static_cast<float>(kScaledOne << kFixedBits) * unit * inverse_norm;
-  return static_cast<int>(std::nearbyint(std::min(m, kLargestFixed)));
+  constexpr float kToInteger = 0x1.8p23f;  // a float this large has no fraction
+  return static_cast<int>((std::min(m, kLargestFixed) + kToInteger) - kToInteger);
 }
 
 const UpperCodebook& UpperCodebook::of(int width) {

@@ -41,6 +41,11 @@ GTQ_INLINE vf finite(vf x) {
 
 GTQ_INLINE vf limited(vf x) { return max(min(x, splat(kLargestCoded)), splat(-kLargestCoded)); }
 
+GTQ_INLINE float tree_max(vf x) {
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
 // Sum of the lanes, in pairs.
 GTQ_INLINE float tree_sum(vf x) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -58,7 +63,7 @@ GTQ_INLINE float to_fixed_point(const float* y, int n, std::int16_t* f) {
   for (int i = 0; i < n; i += 8) {
     largest = max(largest, reinterpret_cast<vf>(reinterpret_cast<vi>(load<vf>(y + i)) & INT32_MAX));
   }
-  const float unit = fixed_unit(lane_max(largest)), scale = 1.0f / unit;
+  const float unit = fixed_unit(tree_max(largest)), scale = 1.0f / unit;
   for (int i = 0; i < n; i += 16) {
     const __m256i low = _mm256_cvtps_epi32(load<vf>(y + i) * scale);
     const __m256i high = _mm256_cvtps_epi32(load<vf>(y + i + 8) * scale);

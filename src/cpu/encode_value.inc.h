@@ -4,14 +4,17 @@ template <int kWidth>
 void fit_value(const VectorCodebook& book, const std::int16_t* f, int n, const int* multipliers,
                ValueFit* fit) {
   __m256i yc[kTriedNorms], cc[kTriedNorms];
+  GTQ_UNROLL
   for (int t = 0; t < kTriedNorms; ++t) {
     const __m256i multiplier = _mm256_set1_epi16(static_cast<std::int16_t>(multipliers[t]));
-    yc[t] = cc[t] = _mm256_setzero_si256();
+    LaneSums all = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     for (int i = 0; i < n; i += kRun) {
       const LaneSums sums = sum_run<kWidth>(book, _mm256_abs_epi16(load_run(f + i)), multiplier);
-      yc[t] = _mm256_add_epi32(yc[t], sums.yc);
-      cc[t] = _mm256_add_epi32(cc[t], sums.cc);
+      all.yc = _mm256_add_epi32(all.yc, sums.yc);
+      all.cc = _mm256_add_epi32(all.cc, sums.cc);
     }
+    yc[t] = all.yc;
+    cc[t] = all.cc;
   }
   std::uint32_t sums[8];
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), lane_sums(yc));
