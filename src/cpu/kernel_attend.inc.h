@@ -143,8 +143,8 @@ void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
   PageView& view = tile->views[tile->n_pages];
   view.page = page;
   const std::int64_t ahead = page + kTilePages * job.page_step;
-  __builtin_prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset, 0, 3);
-  __builtin_prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset, 0, 3);
+  prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset);
+  prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset);
   if (!load_cells(job, &view) || !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, &view)) return;
   load_norms(job, job.key_pages + page * job.key_page_stride, job.value_pages + page * job.value_page_stride,
              &view);

@@ -15,7 +15,7 @@ template <template <int> class Table>
 void expand_keys(const HeadTables& head, const std::uint8_t* codes, const std::uint8_t* next, Levels* levels) {
   for (int g = 0; g < head.head_dim_k / 16; ++g) {
     const std::size_t offset = head.group_offset[g];
-    for (int w = 0; w < head.widths[g]; ++w) __builtin_prefetch(next + offset + kWordStride * w, 0, 3);
+    for (int w = 0; w < head.widths[g]; ++w) prefetch(next + offset + kWordStride * w);
     with_width(head.widths[g], [&](auto width) {
       expand_unit<width.value>(Table<width.value>(head.codes[width.value]), codes + offset, levels + 8 * g,
                                levels + 8 * g + 1, 2);
@@ -35,7 +35,7 @@ void expand_values(const PageJob& job, const Tile& tile, int unit, Levels* level
       const std::uint8_t* codes =
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kW * kWordStride;
       for (int half = 0; half < 2; ++half, codes += kW * kWordStride, levels += 8 * step) {
-        for (int w = 0; w < kW; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
+        for (int w = 0; w < kW; ++w) prefetch(codes + ahead + kWordStride * w);
         expand_unit<kW>(table, codes, levels, levels + 4 * step, step);
       }
     }

@@ -68,7 +68,7 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
   for (; g < n_groups && head.widths[g] == W; ++g) {
     const std::size_t offset = head.group_offset[g];
     if (block.next != nullptr) {
-      for (int w = 0; w < W; ++w) __builtin_prefetch(block.next + offset + kWordStride * w, 0, 3);
+      for (int w = 0; w < W; ++w) prefetch(block.next + offset + kWordStride * w);
     }
     add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * kN, sums);
   }
@@ -141,7 +141,7 @@ void few_values(const PageJob& job, const Tile& tile) {
       const std::uint8_t* codes =
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
       for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * kN) {
-        for (int w = 0; w < W; ++w) __builtin_prefetch(codes + ahead + kWordStride * w, 0, 3);
+        for (int w = 0; w < W; ++w) prefetch(codes + ahead + kWordStride * w);
         add_value_unit<W, 0, kN>(table, codes, quads, sums);
       }
     }
