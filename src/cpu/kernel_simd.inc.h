@@ -63,8 +63,15 @@ GTQ_INLINE vf splat_four(const float* p) {
   return load<vf>(p);
 #endif
 }
-// Into the second cache: the first one is too small for pages so far ahead, and can wait for fewer lines.
-GTQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// A line of a page some pages ahead. Kernels that are done with a page soonest must not wait for the first cache,
+// which is small and fetches few lines at a time; slower ones gain by finding the line there.
+GTQ_INLINE void prefetch(const void* p) {
+#if defined(__AVX512F__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  __builtin_prefetch(p, 0, 3);
+#endif
+}
 
 GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
