@@ -1,6 +1,7 @@
 #include "plugin/self_calibration.h"
 
 #include <fmt/format.h>
+#include <malloc.h>  // malloc_trim
 
 #include <algorithm>
 #include <filesystem>
@@ -158,6 +159,9 @@ void SelfCalibration::finish() {
     give_up(e.what());
   }
   recorder_ = Recorder();
+#ifdef __GLIBC__
+  malloc_trim(0);  // what was recorded lay in pieces too small to be given back at once
+#endif
 }
 
 void SelfCalibration::give_up(const char* why) {
