@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -73,6 +74,14 @@ bool is_empty(const Cache* cache) {
   return std::ranges::all_of(cache->positions, [](std::int32_t position) { return position == kEmptyCell; });
 }
 
+std::optional<FoundProfile> find_kept(const Fits& fits) {
+  try {
+    return find_profile(profile_folder(), fits);
+  } catch (const Error&) {  // there is no folder; save() says so
+    return std::nullopt;
+  }
+}
+
 // A profile that cannot be kept still serves this run.
 void save(const Profile& profile) {
   try {
@@ -119,16 +128,14 @@ void SelfCalibration::identify(ggml_tensor** nodes, int n_nodes) {
   try {
     packing_ = packings().find(fits);
     if (packing_ != nullptr) return;
-    const fs::path folder = profile_folder();
-    if (auto found = find_profile(folder, fits)) {
+    if (auto found = find_kept(fits)) {
       packing_ = packings().add(std::move(found->profile));
       say(fmt::format("profile {}", found->path.string()));
       return;
     }
-    say(fmt::format(
-        "no profile of this model in {}: its cache stays in 16 bits for {} tokens, from which it is "
-        "calibrated",
-        folder.string(), kCalibrationTokens));
+    say_once(
+        fmt::format("no profile of this model yet: the cache stays in 16 bits for {} tokens, to calibrate it",
+                    kCalibrationTokens));
     recording_ = true;
   } catch (const Error& e) {
     give_up(e.what());
