@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <vector>
@@ -218,15 +219,22 @@ void explain(const ggml_tensor* t) {
                   known ? "calibrate this model, and drop -ctk and -ctv" : "drop -ctk and -ctv"));
 }
 
-bool all_packable(ggml_tensor** tensors, int n) {
+// The tensors of a list that are no views of others.
+std::vector<ggml_tensor*> roots_of(ggml_tensor** tensors, int n) {
+  std::vector<ggml_tensor*> roots;
+  std::copy_if(tensors, tensors + n, std::back_inserter(roots),
+               [](const ggml_tensor* t) { return t->view_src == nullptr; });
+  return roots;
+}
+
+bool all_packable(const std::vector<ggml_tensor*>& roots) {
   int n_keys = 0, n_values = 0;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr) continue;
-    if (!packable(tensors[i], settings().packing.get())) {
-      explain(tensors[i]);
+  for (const ggml_tensor* t : roots) {
+    if (!packable(t, settings().packing.get())) {
+      explain(t);
       return false;
     }
-    ++(cache_name(tensors[i])->is_key ? n_keys : n_values);
+    ++(cache_name(t)->is_key ? n_keys : n_values);
   }
   if (n_keys == n_values) return n_keys > 0;
   say_not_packed(
@@ -234,62 +242,55 @@ bool all_packable(ggml_tensor** tensors, int n) {
   return false;
 }
 
-// f16 rows of all tensors, side by side.
-void stage(Cache& cache, ggml_tensor** tensors, int n) {
-  std::size_t size = 0;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src == nullptr) size += ggml_nbytes(tensors[i]);
-  }
-  cache.staged = Mapping(size);
-  std::uint8_t* next = cache.staged.data();
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr) continue;
-    tensors[i]->data = next;
-    next += ggml_nbytes(tensors[i]);
-  }
-}
-
-ggml_backend_buffer_t alloc_cache(ggml_backend_buffer_type_t type, ggml_tensor** tensors, int n) {
-  const Packing* packing = settings().packing.get();
+std::unique_ptr<Cache> make_cache(const std::vector<ggml_tensor*>& roots) {
   auto cache = std::make_unique<Cache>();
-  std::size_t size = 0;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr) continue;
-    cache->tensors[tensors[i]] = {.is_key = cache_name(tensors[i])->is_key};
-    cache->n_cells = tensors[i]->ne[1];
-    cache->n_streams = tensors[i]->ne[2];
-    size += packed_bytes(tensors[i], packing);
-  }
+  cache->n_cells = roots.front()->ne[1];
+  cache->n_streams = roots.front()->ne[2];
   cache->positions.assign(cache->n_cells * cache->n_streams, kEmptyCell);
   cache->refresh_all_pages();
-  try {
-    if (packing != nullptr) {
-      cache->pack(*packing);
-      for (int i = 0; i < n; ++i) {
-        if (tensors[i]->view_src == nullptr) tensors[i]->data = cache->tensors.at(tensors[i]).pages;
-      }
-    } else {
-      stage(*cache, tensors, n);
+  std::size_t f16_bytes = 0;
+  for (ggml_tensor* t : roots) {
+    cache->tensors[t] = {.is_key = cache_name(t)->is_key};
+    f16_bytes += ggml_nbytes(t);
+  }
+  if (const Packing* packing = settings().packing.get()) {
+    cache->pack(*packing);
+    for (ggml_tensor* t : roots) t->data = cache->tensors.at(t).pages;
+  } else {
+    cache->staged = Mapping(f16_bytes);
+    std::uint8_t* next = cache->staged.data();
+    for (ggml_tensor* t : roots) {
+      t->data = next;
+      next += ggml_nbytes(t);
     }
+  }
+  return cache;
+}
+
+// Not by ggml_backend_tensor_alloc(): staged rows take more than the buffer's size, which is that of the packed
+// cache, as llama.cpp shall report it.
+ggml_backend_buffer_t alloc_cache(ggml_backend_buffer_type_t type, const std::vector<ggml_tensor*>& roots) {
+  std::size_t size = 0;
+  for (const ggml_tensor* t : roots) size += packed_bytes(t, settings().packing.get());
+  try {
+    ggml_backend_buffer_t buffer =
+        ggml_backend_buffer_init(type, kBufferInterface, make_cache(roots).release(), size);
+    for (ggml_tensor* t : roots) t->buffer = buffer;
+    return buffer;
   } catch (const std::bad_alloc&) {
     say(fmt::format("no memory for a packed cache of {} MiB; use a smaller -c or GTQ_KV=k3v3", size >> 20));
     return nullptr;
   }
-  ggml_backend_buffer_t buffer = ggml_backend_buffer_init(type, kBufferInterface, cache.release(), size);
-  // Not ggml_backend_tensor_alloc(): staged rows take more than the buffer's size, which is that of the packed
-  // cache and what llama.cpp reports.
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src == nullptr) tensors[i]->buffer = buffer;
-  }
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr && tensors[i]->buffer == nullptr) ggml_backend_view_init(tensors[i]);
-  }
-  return buffer;
 }
 
 ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t type, ggml_tensor** tensors, int n) {
-  if (all_packable(tensors, n)) return alloc_cache(type, tensors, n);
-  return ggml_backend_buft_alloc_buffer_n(cpu_buffer_type(), tensors, n);
+  const std::vector<ggml_tensor*> roots = roots_of(tensors, n);
+  if (!all_packable(roots)) return ggml_backend_buft_alloc_buffer_n(cpu_buffer_type(), tensors, n);
+  ggml_backend_buffer_t buffer = alloc_cache(type, roots);
+  for (int i = 0; i < n && buffer != nullptr; ++i) {
+    if (tensors[i]->view_src != nullptr && tensors[i]->buffer == nullptr) ggml_backend_view_init(tensors[i]);
+  }
+  return buffer;
 }
 
 bool is_host(ggml_backend_buffer_type_t) { return false; }
