@@ -108,7 +108,6 @@ bool SelfCalibration::prepare(ggml_tensor** nodes, int n_nodes) {
   if (packing_ != nullptr) pack(caches);
   if (recording_ && n_tokens_ <= kWarmUpTokens && std::ranges::all_of(caches, is_empty)) {
     recorder_ = Recorder();
-    recorder_.set_fingerprint(fingerprint_);
     n_tokens_ = 0;
   }
   return recording_;
@@ -159,6 +158,7 @@ void SelfCalibration::pack(const std::set<Cache*>& caches) {
 void SelfCalibration::finish() {
   recording_ = false;
   try {
+    recorder_.set_fingerprint(fingerprint_);
     Profile profile = recorder_.finish(fmt::format("model {:016x}", fingerprint_), "first prompts");
     save(profile);
     packing_ = packings().add(std::move(profile));

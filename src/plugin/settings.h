@@ -17,9 +17,8 @@ struct Settings {
   Recipe recipe = Recipe::kGtq;
   std::string recipe_name = "gtq";
   Budget budget;
-  Profile profile;  // of GTQ_PROFILE, for the simulated recipes
-  std::unique_ptr<const Packing>
-      packing;  // of GTQ_PROFILE, for recipe gtq; nullptr: without one, see self_calibration.h
+  Profile profile;                         // of the simulated recipes
+  std::unique_ptr<const Packing> packing;  // of recipe gtq; nullptr without GTQ_PROFILE
 };
 
 const Settings& settings();

@@ -130,6 +130,18 @@ TEST_F(StagedTest, StateInMemory) {
   EXPECT_LT(packed, kPacked);
 }
 
+// As with --no-warmup: a state comes before the first graph, and the model is still recognised later.
+TEST_F(StagedTest, StateBeforeTheFirstGraph) {
+  const Context first = context(true, 1, false, 1024), second = context(true, 1, false, 1024);
+  decode(first.get(), 0, kStaged);
+  const std::vector<std::uint8_t> state = state_of(first.get());
+  ASSERT_EQ(llama_state_seq_set_data(second.get(), state.data(), state.size(), 0), state.size());
+  decode(second.get(), kStaged, kStaged + kEnough, {0, kStaged});
+  ASSERT_TRUE(has_profile());
+  const Context next = context(true), stock = context(false);
+  EXPECT_GT(divergence(decode(stock.get(), 0, kStaged), decode(next.get(), 0, kStaged)), 1e-6);
+}
+
 TEST_F(StagedTest, PackedStateIsRefused) {
   const Context packed = context(true, 1, false, 1024);
   decode(packed.get(), 0, kEnough);
