@@ -105,7 +105,11 @@ bool SelfCalibration::prepare(ggml_tensor** nodes, int n_nodes) {
   const std::set<Cache*> caches = caches_of(nodes, n_nodes);
   if (caches.empty()) return false;
   if (!identified_ && tokens_of(nodes, n_nodes) > 0) identify(nodes, n_nodes);
-  if (packing_ != nullptr) pack(caches);
+  if (recording_) packing_ = packings().find(fits(nodes, n_nodes));  // another context was faster
+  if (packing_ != nullptr) {
+    stop_recording();
+    pack(caches);
+  }
   if (recording_ && n_tokens_ <= kWarmUpTokens && std::ranges::all_of(caches, is_empty)) {
     recorder_ = Recorder();
     n_tokens_ = 0;
@@ -121,13 +125,10 @@ void SelfCalibration::count(ggml_tensor** nodes, int n_nodes) {
 void SelfCalibration::identify(ggml_tensor** nodes, int n_nodes) {
   identified_ = true;
   fingerprint_ = graph_fingerprint(nodes, n_nodes);
-  const Fits fits = [&](const Profile& profile) {
-    return profile.fingerprint == fingerprint_ && rotates_alike(profile, nodes, n_nodes);
-  };
   try {
-    packing_ = packings().find(fits);
+    packing_ = packings().find(fits(nodes, n_nodes));
     if (packing_ != nullptr) return;
-    if (auto found = find_kept(fits)) {
+    if (auto found = find_kept(fits(nodes, n_nodes))) {
       packing_ = packings().add(std::move(found->profile));
       say(fmt::format("profile {}", found->path.string()));
       return;
@@ -139,6 +140,12 @@ void SelfCalibration::identify(ggml_tensor** nodes, int n_nodes) {
   } catch (const Error& e) {
     give_up(e.what());
   }
+}
+
+Fits SelfCalibration::fits(ggml_tensor** nodes, int n_nodes) const {
+  return [=, this](const Profile& profile) {
+    return profile.fingerprint == fingerprint_ && rotates_alike(profile, nodes, n_nodes);
+  };
 }
 
 void SelfCalibration::pack(const std::set<Cache*>& caches) {
@@ -156,7 +163,6 @@ void SelfCalibration::pack(const std::set<Cache*>& caches) {
 }
 
 void SelfCalibration::finish() {
-  recording_ = false;
   try {
     recorder_.set_fingerprint(fingerprint_);
     Profile profile = recorder_.finish(fmt::format("model {:016x}", fingerprint_), "first prompts");
@@ -165,6 +171,12 @@ void SelfCalibration::finish() {
   } catch (const Error& e) {
     give_up(e.what());
   }
+  stop_recording();
+}
+
+void SelfCalibration::stop_recording() {
+  if (!recording_) return;
+  recording_ = false;
   recorder_ = Recorder();
 #ifdef __GLIBC__
   malloc_trim(0);  // what was recorded lay in pieces too small to be given back at once

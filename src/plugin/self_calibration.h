@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <set>
 
 #include "plugin/cache.h"
@@ -22,9 +23,12 @@ class SelfCalibration {
   void count(ggml_tensor** nodes, int n_nodes);
 
  private:
+  // Whether a profile is of the model of this graph, as it runs here.
+  std::function<bool(const Profile&)> fits(ggml_tensor** nodes, int n_nodes) const;
   void identify(ggml_tensor** nodes, int n_nodes);
   void pack(const std::set<Cache*>& caches);
   void finish();
+  void stop_recording();
   void give_up(const char* why);
 
   bool identified_ = false;

@@ -130,6 +130,15 @@ TEST_F(StagedTest, StateInMemory) {
   EXPECT_LT(packed, kPacked);
 }
 
+TEST_F(StagedTest, OneContextCalibratesForAll) {
+  const Context slow = context(true), fast = context(true, 1, false, 1024), stock = context(false);
+  for (llama_context* ctx : {slow.get(), stock.get()}) decode(ctx, 0, 100);
+  decode(fast.get(), 0, kEnough);
+  const double packed = distance(stock.get(), slow.get(), 100, {0, 100});
+  EXPECT_GT(packed, 1e-6);
+  EXPECT_LT(packed, kPacked);
+}
+
 // As with --no-warmup: a state comes before the first graph, and the model is still recognised later.
 TEST_F(StagedTest, StateBeforeTheFirstGraph) {
   const Context first = context(true, 1, false, 1024), second = context(true, 1, false, 1024);
