@@ -43,4 +43,7 @@ struct Profile {
 Profile read_profile(const std::string& path);
 void write_profile(const Profile& profile, const std::string& path);
 
+// The checksum inside the file that write_profile() makes. Throws Error as that does.
+std::uint64_t profile_checksum(const Profile& profile);
+
 }  // namespace gtq

@@ -43,14 +43,6 @@ fs::path llama_bin_dir() {
   return fs::is_directory(beside, ec) ? beside : fs::path(GTQ_LLAMA_CPP_BIN);
 }
 
-fs::path cache_dir() {
-  const char* xdg = std::getenv("XDG_CACHE_HOME");
-  if (xdg != nullptr && *xdg != '\0') return fs::path(xdg) / "gtq";
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "gtq";
-  throw Error("no folder for profiles: set HOME or XDG_CACHE_HOME, or give a profile with --profile");
-}
-
 void make_output_folder(const fs::path& folder) {
   std::error_code ec;
   fs::create_directories(folder, ec);

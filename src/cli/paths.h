@@ -1,4 +1,4 @@
-// Where things are: this program, the plugin, llama.cpp's programs and libraries, the user's cache.
+// Where things are: this program, the plugin, llama.cpp's programs and libraries.
 #pragma once
 
 #include <filesystem>
@@ -13,9 +13,6 @@ std::filesystem::path plugin_path();
 
 // Folder of llama.cpp's programs: ../llama.cpp/bin of this program's folder, else where it was built.
 std::filesystem::path llama_bin_dir();
-
-// ${XDG_CACHE_HOME:-~/.cache}/gtq. Throws Error when neither variable is set.
-std::filesystem::path cache_dir();
 
 // Makes the folder that a verb writes to, its parents too. Throws Error.
 void make_output_folder(const std::filesystem::path& folder);

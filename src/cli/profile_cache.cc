@@ -16,6 +16,7 @@
 #include "llama.h"
 #include "model_file.h"
 #include "paths.h"
+#include "profile/profile_folder.h"
 #include "verbs.h"
 
 namespace gtq::cli {
@@ -104,7 +105,7 @@ fs::path cached_profile(const fs::path& model) {
   check_model_file(model);
   llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   const std::uint64_t key = model_fingerprint(model);
-  const fs::path path = cache_dir() / fmt::format("{:.100}-{:016x}.gtq.gguf", model.stem().string(), key);
+  const fs::path path = profile_folder() / fmt::format("{:.100}-{:016x}.gtq.gguf", model.stem().string(), key);
   if (!is_good_profile(path)) make_profile(model, path);
   return path;
 }

@@ -5,8 +5,9 @@
 
 namespace gtq::cli {
 
-// The profile of this model in cache_dir(), made now when there is none. Throws Error when the model is no GGUF
-// or the cache cannot be written; exits with calibration's own code when calibration has failed and said why.
+// The profile of this model in profile_folder(), made now when there is none. Throws Error when the model is no
+// GGUF or the cache cannot be written; exits with calibration's own code when calibration has failed and said
+// why.
 std::filesystem::path cached_profile(const std::filesystem::path& model);
 
 // `gtq calibrate` in a process of its own, so that the memory it takes is gone afterwards. `text` empty: the

@@ -10,8 +10,10 @@
 #include "ggml-impl.h"
 #include "gtq/error.h"
 #include "plugin/device.h"
+#include "plugin/model_match.h"
 #include "plugin/ops.h"
 #include "plugin/recorder.h"
+#include "plugin/self_calibration.h"
 #include "plugin/settings.h"
 #include "plugin/simulate.h"
 
@@ -28,6 +30,7 @@ struct Context {
   std::vector<ggml_tensor*> nodes;
   std::vector<std::pair<Context*, const ggml_tensor*>> tasks;
   bool model_checked = false;
+  SelfCalibration calibration;  // used without GTQ_PROFILE
 
   void* aligned_workspace() const {
     return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(workspace.get()) + 63) &
@@ -39,8 +42,11 @@ Context& context_of(ggml_backend_t backend) { return *static_cast<Context*>(back
 
 bool packed_node(const ggml_tensor* node) {
   return (is_cache_store(node) && packed_cache(node) != nullptr) ||
-         (is_cache_attention(node) && packed_cache(node->src[1]) != nullptr) || is_key_shift(node);
+         (is_cache_attention(node) && packed_cache(node->src[1]) != nullptr) ||
+         (is_key_shift(node) && packed_cache(node) != nullptr);
 }
+
+bool is_cache_node(const ggml_tensor* node) { return is_cache_store(node) || is_cache_attention(node); }
 
 void run_custom(ggml_tensor*, int thread, int n_threads, void* userdata) {
   const auto& [context, node] = *static_cast<const std::pair<Context*, const ggml_tensor*>*>(userdata);
@@ -113,22 +119,12 @@ ggml_status compute_slices(Context& context, ggml_cgraph* graph, Visit when, Sto
   return compute_to(graph->n_nodes);
 }
 
-// Parameters of YaRN count only where YaRN is on.
-bool same_rotation(RopeParams a, const RopeParams& b) {
-  if (a.ext_factor == 0) {
-    a.n_ctx_orig = b.n_ctx_orig;
-    a.beta_fast = b.beta_fast;
-    a.beta_slow = b.beta_slow;
-  }
-  return a == b;
-}
-
 // The first graph that attends a cache of ours must come from the model that the profile was made for.
 void check_model(Context& context, const ggml_cgraph* graph) {
   const auto end = graph->nodes + graph->n_nodes;
-  const bool packs = settings().recipe == Recipe::kGtq;
+  const Packing* packing = settings().packing.get();
   const auto attends = [&](const ggml_tensor* node) {
-    return is_cache_attention(node) && (!packs || packed_cache(node->src[1]) != nullptr);
+    return is_cache_attention(node) && (packing == nullptr || packed_cache(node->src[1]) != nullptr);
   };
   if (context.model_checked || std::none_of(graph->nodes, end, attends)) return;
   const std::uint64_t fingerprint = graph_fingerprint(graph->nodes, graph->n_nodes);
@@ -137,42 +133,48 @@ void check_model(Context& context, const ggml_cgraph* graph) {
     context.model_checked = true;
     return;
   }
-  if (fingerprint != settings().profile.fingerprint) {
-    throw Error("the profile in GTQ_PROFILE was made for another model (\"" + settings().profile.model_name +
+  const Profile& profile = packing != nullptr ? packing->profile() : settings().profile;
+  if (fingerprint != profile.fingerprint) {
+    throw Error("the profile in GTQ_PROFILE was made for another model (\"" + profile.model_name +
                 "\"); make one for this model with `gtq calibrate -m MODEL`");
   }
-  for (auto node = graph->nodes; node != end; ++node) {
-    const ggml_tensor* rope = is_cache_store(*node) ? rope_of(*node) : nullptr;
-    if (rope == nullptr) continue;
-    const LayerProfile* layer = settings().profile.find_layer(cache_name(root(*node))->layer);
-    if (layer != nullptr && !same_rotation(rope_params(rope), layer->rope)) {
-      throw Error(
-          "this run rotates keys differently than the profile in GTQ_PROFILE; leave out --rope-freq-base, "
-          "--rope-freq-scale, --rope-scale, --rope-scaling and --yarn-ext-factor, or run without gtq");
-    }
+  if (!rotates_alike(profile, graph->nodes, graph->n_nodes)) {
+    throw Error(
+        "this run rotates keys differently than the profile in GTQ_PROFILE; leave out --rope-freq-base, "
+        "--rope-freq-scale, --rope-scale, --rope-scaling and --yarn-ext-factor, or run without gtq");
   }
   context.model_checked = true;
+}
+
+ggml_status compute_without_profile(Context& context, ggml_cgraph* graph) {
+  SelfCalibration& calibration = context.calibration;
+  if (!calibration.prepare(graph->nodes, graph->n_nodes)) return compute_packed(context, graph);
+  note_positions(graph->nodes, graph->n_nodes);
+  const ggml_status status =
+      compute_slices(context, graph, Visit::kAfter, is_cache_node,
+                     [&](const ggml_tensor* node) { calibration.recorder().record(node); });
+  finish_shift(graph->nodes, graph->n_nodes);
+  if (status == GGML_STATUS_SUCCESS) calibration.count(graph->nodes, graph->n_nodes);
+  return status;
 }
 
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
   Context& context = context_of(backend);
   try {
-    if (settings().recipe != Recipe::kF16) check_model(context, graph);
+    const bool needs_profile = settings().recipe != Recipe::kGtq || settings().packing != nullptr;
+    if (settings().recipe != Recipe::kF16 && needs_profile) check_model(context, graph);
     switch (settings().recipe) {
       case Recipe::kF16:
         return ggml_backend_graph_compute(context.cpu, graph);
       case Recipe::kRecord:
-        return compute_slices(
-            context, graph, Visit::kAfter,
-            [](const ggml_tensor* node) { return is_cache_store(node) || is_cache_attention(node); },
-            record_node);
+        return compute_slices(context, graph, Visit::kAfter, is_cache_node, record_node);
       case Recipe::kBlockGtq:
       case Recipe::kTqMse:
         return compute_slices(context, graph, Visit::kBefore, is_cache_store, simulate_rows);
       case Recipe::kGtq:
         break;
     }
-    return compute_packed(context, graph);
+    return needs_profile ? compute_packed(context, graph) : compute_without_profile(context, graph);
   } catch (const std::bad_alloc&) {
     say_once("no memory left for the attention workspace; use a smaller -ub or -c");
     return GGML_STATUS_ALLOC_FAILED;

@@ -1,16 +1,20 @@
-// Buffer type and buffer of the packed cache. State rows (get_tensor, set_tensor; docs/format.md) take the
+// Buffer type and buffer of the cache. State rows (get_tensor, set_tensor; docs/format.md) take the
 // place of llama.cpp's f16 rows, which are larger.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <vector>
 
 #include "gtq/error.h"
 #include "plugin/cache.h"
 #include "plugin/device.h"
 #include "plugin/settings.h"
 #include "plugin/state_tag.h"
+#include "plugin/wide_row.h"
 
 namespace gtq::plugin {
 namespace {
@@ -22,24 +26,19 @@ struct StateHeader {
   std::int32_t position;
   std::uint64_t tag;
 };
-static_assert(sizeof(StateHeader) == 16);
+static_assert(sizeof(StateHeader) == kStateHeaderBytes);
+constexpr std::uint64_t kWideRow = 0;  // tag of a row of f16 values; a budget makes every other tag larger
 
-PackedCache& cache_of(ggml_backend_buffer_t buffer) { return *static_cast<PackedCache*>(buffer->context); }
+Cache& cache_of(ggml_backend_buffer_t buffer) { return *static_cast<Cache*>(buffer->context); }
 
-void free_buffer(ggml_backend_buffer_t buffer) {
-  PackedCache* cache = &cache_of(buffer);
-  std::free(cache->memory);
-  delete cache;
+void free_buffer(ggml_backend_buffer_t buffer) { delete &cache_of(buffer); }
+
+void* get_base(ggml_backend_buffer_t buffer) {
+  const Cache& cache = cache_of(buffer);
+  return cache.staged.data() != nullptr ? cache.staged.data() : cache.pages.data();
 }
 
-void* get_base(ggml_backend_buffer_t buffer) { return cache_of(buffer).memory; }
-
-void clear(ggml_backend_buffer_t buffer, std::uint8_t) {
-  PackedCache& cache = cache_of(buffer);
-  std::memset(cache.memory, 0, cache.size);
-  std::fill(cache.positions.begin(), cache.positions.end(), kEmptyCell);
-  cache.refresh_all_pages();
-}
+void clear(ggml_backend_buffer_t buffer, std::uint8_t) { cache_of(buffer).clear(); }
 
 void memset_tensor(ggml_backend_buffer_t, ggml_tensor*, std::uint8_t, std::size_t, std::size_t) {
   throw Error("the packed cache cannot be filled with a byte");
@@ -60,36 +59,48 @@ Rows rows_of(const ggml_tensor* tensor, std::size_t offset, std::size_t size) {
   return {r, static_cast<std::int64_t>(start / r->nb[1]), static_cast<std::int64_t>(size / r->nb[1]), r->nb[1]};
 }
 
+StateHeader header_of(const Cache& cache, std::int64_t cell) {
+  return {kStateMagic, cache.positions[cell], cache.packing != nullptr ? cache.packing->state_tag() : kWideRow};
+}
+
+std::uint16_t* staged_row(const Rows& rows, std::int64_t cell) {
+  return reinterpret_cast<std::uint16_t*>(static_cast<char*>(rows.root->data) + cell * rows.bytes);
+}
+
 void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, std::size_t offset,
                 std::size_t size) {
-  PackedCache& cache = cache_of(buffer);
+  const Cache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
-  const PackedTensor& packed = cache.tensors.at(rows.root);
-  const auto* pages = static_cast<const std::uint8_t*>(rows.root->data);
+  const CacheTensor& own = cache.tensors.at(rows.root);
   std::memset(data, 0, size);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     auto* out = static_cast<std::uint8_t*>(data) + i * rows.bytes;
     const std::int64_t cell = rows.first + i;
-    const StateHeader header = {kStateMagic, cache.positions[cell], settings().state_tag};
+    const StateHeader header = header_of(cache, cell);
     std::memcpy(out, &header, sizeof header);
-    if (packed.is_key) {
-      packed.codec->load_key_rows(pages, cell, out + sizeof header);
+    out += sizeof header;
+    if (cache.packing == nullptr) {
+      write_wide_row(staged_row(rows, cell), rows.root->ne[0], out);
+    } else if (own.is_key) {
+      own.codec->load_key_rows(own.pages, cell, out);
     } else {
-      packed.codec->load_value_rows(pages, cell, out + sizeof header);
+      own.codec->load_value_rows(own.pages, cell, out);
     }
   }
 }
 
 // llama.cpp catches this while it loads a file, and frees the cells it wanted to fill.
-[[noreturn]] void refuse_state(const StateHeader& header) {
+[[noreturn]] void refuse_state(const Cache& cache, const StateHeader& header) {
   std::string text = "this saved state was not written by gtq; load it without gtq, or make it again";
   if (header.magic == kStateMagic) {
-    const Budget saved = budget_of_tag(header.tag);
+    const std::string saved = to_string(budget_of_tag(header.tag)), budget = to_string(settings().budget);
+    const char* profile = cache.packing == nullptr ? ", no profile yet"
+                          : saved == budget        ? ", another profile"
+                                                   : "";
     text = fmt::format(
         "this saved state was written with {} and needs the same GTQ_KV and profile (this run: {}{}); make it "
         "again",
-        to_string(saved), to_string(settings().budget),
-        to_string(saved) == to_string(settings().budget) ? ", another profile" : "");
+        saved, budget, profile);
   }
   say(text);
   throw Error(text);
@@ -101,25 +112,43 @@ bool clears_cells(const void* data, std::size_t size) {
   return std::all_of(bytes, bytes + size, [](std::uint8_t b) { return b == 0; });
 }
 
+void set_wide_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8_t* in) {
+  const CacheTensor& own = cache.tensors.at(rows.root);
+  const std::int64_t n = rows.root->ne[0];
+  if (cache.packing == nullptr) return read_wide_row(in, n, staged_row(rows, cell));
+  std::vector<ggml_fp16_t> values(n);
+  std::vector<float> row(n);
+  read_wide_row(in, n, values.data());
+  ggml_fp16_to_fp32_row(values.data(), row.data(), n);
+  own.store(cell, row.data(), cache.positions[cell]);
+}
+
+void set_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8_t* in) {
+  StateHeader header;
+  std::memcpy(&header, in, sizeof header);
+  const StateHeader expected = header_of(cache, cell);
+  if (header.magic != kStateMagic || (header.tag != expected.tag && header.tag != kWideRow)) {
+    refuse_state(cache, header);
+  }
+  cache.positions[cell] = header.position;
+  in += sizeof header;
+  const CacheTensor& own = cache.tensors.at(rows.root);
+  if (header.tag == kWideRow) {
+    set_wide_row(cache, rows, cell, in);
+  } else if (own.is_key) {
+    own.codec->store_key_rows(own.pages, cell, in);
+  } else {
+    own.codec->store_value_rows(own.pages, cell, in);
+  }
+}
+
 void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, std::size_t offset,
                 std::size_t size) {
   if (clears_cells(data, size)) return;  // the cells are free: never attended until they are written again
-  PackedCache& cache = cache_of(buffer);
+  Cache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
-  const PackedTensor& packed = cache.tensors.at(rows.root);
-  auto* pages = static_cast<std::uint8_t*>(rows.root->data);
   for (std::int64_t i = 0; i < rows.count; ++i) {
-    const auto* in = static_cast<const std::uint8_t*>(data) + i * rows.bytes;
-    const std::int64_t cell = rows.first + i;
-    StateHeader header;
-    std::memcpy(&header, in, sizeof header);
-    if (header.magic != kStateMagic || header.tag != settings().state_tag) refuse_state(header);
-    cache.positions[cell] = header.position;
-    if (packed.is_key) {
-      packed.codec->store_key_rows(pages, cell, in + sizeof header);
-    } else {
-      packed.codec->store_value_rows(pages, cell, in + sizeof header);
-    }
+    set_row(cache, rows, rows.first + i, static_cast<const std::uint8_t*>(data) + i * rows.bytes);
   }
   cache.refresh_pages(rows.first, rows.count);
 }
@@ -127,17 +156,22 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* d
 // A stream copied to another one (seq_cp). Without it ggml would take every row out of its page and put it
 // back.
 bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tensor* dst) {
-  PackedCache& cache = cache_of(buffer);
-  if (packed_cache(src) != &cache) return false;
+  Cache& cache = cache_of(buffer);
+  if (owned_cache(src) != &cache) return false;
   const Rows from = rows_of(src, 0, ggml_nbytes(src)), to = rows_of(dst, 0, ggml_nbytes(dst));
   if (from.root != to.root || from.count != to.count || (from.first | to.first | to.count) % kPageTokens != 0) {
     return false;
   }
-  const PackedTensor& packed = cache.tensors.at(to.root);
-  const std::size_t page_bytes =
-      packed.is_key ? packed.codec->key_page_bytes() : packed.codec->value_page_bytes();
-  auto* pages = static_cast<std::uint8_t*>(to.root->data);
-  std::memcpy(pages + to.first / kPageTokens * page_bytes, pages + from.first / kPageTokens * page_bytes,
+  const CacheTensor& own = cache.tensors.at(to.root);
+  std::uint8_t* bytes = own.pages;
+  std::size_t page_bytes = 0;
+  if (cache.packing == nullptr) {
+    bytes = static_cast<std::uint8_t*>(to.root->data);
+    page_bytes = kPageTokens * to.bytes;
+  } else {
+    page_bytes = own.is_key ? own.codec->key_page_bytes() : own.codec->value_page_bytes();
+  }
+  std::memcpy(bytes + to.first / kPageTokens * page_bytes, bytes + from.first / kPageTokens * page_bytes,
               to.count / kPageTokens * page_bytes);
   std::copy_n(&cache.positions[from.first], to.count, &cache.positions[to.first]);
   cache.refresh_pages(to.first, to.count);
@@ -166,8 +200,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t, std::size_t size)
 std::size_t alignment(ggml_backend_buffer_type_t) { return 64; }
 
 std::size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor* t) {
-  const LayerCodec* codec = t->view_src == nullptr ? packable(t) : nullptr;
-  return codec != nullptr ? packed_bytes(t, *codec) : ggml_nbytes(t);
+  const Packing* packing = settings().packing.get();
+  return t->view_src == nullptr && packable(t, packing) ? packed_bytes(t, packing) : ggml_nbytes(t);
 }
 
 // Why this part of llama.cpp's memory, the tensor `t` of a list, is not packed.
@@ -178,121 +212,90 @@ void explain(const ggml_tensor* t) {
                          t->name));
     return;
   }
+  const bool known = settings().packing != nullptr;
   say_not_packed(
-      fmt::format("{} ({}, {} wide) is not in the profile or not an f16 key or value cache; this cache stays "
-                  "llama.cpp's own (calibrate this model, and drop -ctk and -ctv)",
-                  t->name, ggml_type_name(t->type), t->ne[0]));
+      fmt::format("{} ({}, {} wide) is {}not an f16 key or value cache; this cache stays llama.cpp's own ({})",
+                  t->name, ggml_type_name(t->type), t->ne[0], known ? "not in the profile or " : "",
+                  known ? "calibrate this model, and drop -ctk and -ctv" : "drop -ctk and -ctv"));
 }
 
-bool all_packable(ggml_tensor** tensors, int n) {
-  int n_cache = 0;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr) continue;
-    if (packable(tensors[i]) == nullptr) {
-      explain(tensors[i]);
+// The tensors of a list that are no views of others.
+std::vector<ggml_tensor*> roots_of(ggml_tensor** tensors, int n) {
+  std::vector<ggml_tensor*> roots;
+  std::copy_if(tensors, tensors + n, std::back_inserter(roots),
+               [](const ggml_tensor* t) { return t->view_src == nullptr; });
+  return roots;
+}
+
+bool all_packable(const std::vector<ggml_tensor*>& roots) {
+  int n_keys = 0, n_values = 0;
+  for (const ggml_tensor* t : roots) {
+    if (!packable(t, settings().packing.get())) {
+      explain(t);
       return false;
     }
-    ++n_cache;
+    ++(cache_name(t)->is_key ? n_keys : n_values);
   }
-  return n_cache > 0;
+  if (n_keys == n_values) return n_keys > 0;
+  say_not_packed(
+      "this model keeps keys and values in one (MLA), which gtq cannot pack; the cache stays llama.cpp's own");
+  return false;
 }
 
-ggml_backend_buffer_t alloc_packed(ggml_backend_buffer_type_t type, ggml_tensor** tensors, int n) {
-  auto* cache = new PackedCache;
-  std::size_t f16_bytes = 0;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src != nullptr) continue;
-    cache->size += packed_bytes(tensors[i], *packable(tensors[i]));
-    f16_bytes += ggml_nbytes(tensors[i]);
-    cache->n_cells = tensors[i]->ne[1];
-    cache->n_streams = tensors[i]->ne[2];
-  }
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 4096, cache->size) != 0) {
-    say(fmt::format("no memory for a packed cache of {} MiB; use a smaller -c or GTQ_KV=k3v3",
-                    cache->size >> 20));
-    delete cache;
-    return nullptr;
-  }
-  cache->memory = static_cast<std::uint8_t*>(memory);
+std::unique_ptr<Cache> make_cache(const std::vector<ggml_tensor*>& roots) {
+  auto cache = std::make_unique<Cache>();
+  cache->n_cells = roots.front()->ne[1];
+  cache->n_streams = roots.front()->ne[2];
   cache->positions.assign(cache->n_cells * cache->n_streams, kEmptyCell);
-  ggml_backend_buffer_t buffer = ggml_backend_buffer_init(type, kBufferInterface, cache, cache->size);
-  std::uint8_t* next = cache->memory;
-  for (int i = 0; i < n; ++i) {
-    if (tensors[i]->view_src == nullptr) {
-      const LayerCodec* codec = packable(tensors[i]);
-      ggml_backend_tensor_alloc(buffer, tensors[i], next);
-      cache->tensors[tensors[i]] = {cache_name(tensors[i])->is_key, codec};
-      next += packed_bytes(tensors[i], *codec);
-    } else if (tensors[i]->buffer == nullptr) {
-      ggml_backend_view_init(tensors[i]);
+  cache->refresh_all_pages();
+  std::size_t f16_bytes = 0;
+  for (ggml_tensor* t : roots) {
+    cache->tensors[t] = {.is_key = cache_name(t)->is_key};
+    f16_bytes += ggml_nbytes(t);
+  }
+  if (const Packing* packing = settings().packing.get()) {
+    cache->pack(*packing);
+    for (ggml_tensor* t : roots) t->data = cache->tensors.at(t).pages;
+  } else {
+    cache->staged = Mapping(f16_bytes);
+    std::uint8_t* next = cache->staged.data();
+    for (ggml_tensor* t : roots) {
+      t->data = next;
+      next += ggml_nbytes(t);
     }
   }
-  cache->refresh_all_pages();
-  say(fmt::format(
-      "recipe gtq {}, {:.3f} true bits per value: cache of {:.1f} MiB in place of {:.1f} (f16), kernel {}",
-      to_string(settings().budget), 16.0 * static_cast<double>(cache->size) / static_cast<double>(f16_bytes),
-      static_cast<double>(cache->size) / 1048576.0, static_cast<double>(f16_bytes) / 1048576.0,
-      attention_kernel_name()));
-  return buffer;
+  return cache;
+}
+
+// Not by ggml_backend_tensor_alloc(): staged rows take more than the buffer's size, which is that of the packed
+// cache, as llama.cpp shall report it.
+ggml_backend_buffer_t alloc_cache(ggml_backend_buffer_type_t type, const std::vector<ggml_tensor*>& roots) {
+  std::size_t size = 0;
+  for (const ggml_tensor* t : roots) size += packed_bytes(t, settings().packing.get());
+  try {
+    ggml_backend_buffer_t buffer =
+        ggml_backend_buffer_init(type, kBufferInterface, make_cache(roots).release(), size);
+    for (ggml_tensor* t : roots) t->buffer = buffer;
+    return buffer;
+  } catch (const std::bad_alloc&) {
+    say(fmt::format("no memory for a packed cache of {} MiB; use a smaller -c or GTQ_KV=k3v3", size >> 20));
+    return nullptr;
+  }
 }
 
 ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t type, ggml_tensor** tensors, int n) {
-  if (all_packable(tensors, n)) return alloc_packed(type, tensors, n);
-  return ggml_backend_buft_alloc_buffer_n(cpu_buffer_type(), tensors, n);
+  const std::vector<ggml_tensor*> roots = roots_of(tensors, n);
+  if (!all_packable(roots)) return ggml_backend_buft_alloc_buffer_n(cpu_buffer_type(), tensors, n);
+  ggml_backend_buffer_t buffer = alloc_cache(type, roots);
+  for (int i = 0; i < n && buffer != nullptr; ++i) {
+    if (tensors[i]->view_src != nullptr && tensors[i]->buffer == nullptr) ggml_backend_view_init(tensors[i]);
+  }
+  return buffer;
 }
 
 bool is_host(ggml_backend_buffer_type_t) { return false; }
 
 }  // namespace
-
-std::optional<CacheName> cache_name(const ggml_tensor* t) {
-  int layer = 0, end = 0;
-  if (std::sscanf(t->name, "cache_k_l%d%n", &layer, &end) == 1 && t->name[end] == '\0')
-    return CacheName{true, layer};
-  if (std::sscanf(t->name, "cache_v_l%d%n", &layer, &end) == 1 && t->name[end] == '\0')
-    return CacheName{false, layer};
-  return std::nullopt;
-}
-
-const LayerCodec* packable(const ggml_tensor* t) {
-  if (settings().recipe != Recipe::kGtq || t->type != GGML_TYPE_F16) return nullptr;
-  const auto name = cache_name(t);
-  const LayerCodec* codec = name ? layer_codec(name->layer) : nullptr;
-  if (codec == nullptr || t->ne[1] % kPageTokens != 0) return nullptr;
-  const int head_dim = name->is_key ? codec->head_dim_k() : codec->head_dim_v();
-  return t->ne[0] == static_cast<std::int64_t>(head_dim) * codec->n_kv_heads() ? codec : nullptr;
-}
-
-std::size_t packed_bytes(const ggml_tensor* t, const LayerCodec& codec) {
-  const std::size_t page = cache_name(t)->is_key ? codec.key_page_bytes() : codec.value_page_bytes();
-  return page * static_cast<std::size_t>(t->ne[1] / kPageTokens * t->ne[2]);
-}
-
-void PackedCache::refresh_pages(std::int64_t first_cell, std::int64_t n) {
-  PagePositions page;
-  for (std::int64_t p = first_cell / kPageTokens; p * kPageTokens < first_cell + n; ++p) {
-    page.update(&positions[p * kPageTokens], kPageTokens);
-    page_of(p) = page.pages[0];
-  }
-}
-
-void PackedCache::refresh_all_pages() {
-  page_positions.resize(n_streams);
-  for (PagePositions& stream : page_positions) stream.pages.resize(n_cells / kPageTokens);
-  refresh_pages(0, n_streams * n_cells);
-}
-
-PagePositions::Page& PackedCache::page_of(std::int64_t page) {
-  const std::int64_t pages_per_stream = n_cells / kPageTokens;
-  return page_positions[page / pages_per_stream].pages[page % pages_per_stream];
-}
-
-PackedCache* packed_cache(const ggml_tensor* t) {
-  const ggml_tensor* r = root(t);
-  if (r->buffer == nullptr || r->buffer->buft != buffer_type() || r->buffer->context == nullptr) return nullptr;
-  return &cache_of(r->buffer);
-}
 
 ggml_backend_buffer_type_t buffer_type() {
   static ggml_backend_buffer_type type = {

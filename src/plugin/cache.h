@@ -1,4 +1,5 @@
-// The packed KV cache behind llama.cpp's cache tensors.
+// The KV cache behind llama.cpp's cache tensors. It is packed from the start when its packing is known; without
+// a profile it holds staged rows, llama.cpp's own f16 ones, until pack().
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,8 @@
 #include "ggml-backend-impl.h"
 #include "ggml.h"
 #include "gtq/attention.h"
+#include "plugin/mapping.h"
+#include "plugin/packing.h"
 
 namespace gtq::plugin {
 
@@ -21,25 +24,36 @@ struct CacheName {
 };
 std::optional<CacheName> cache_name(const ggml_tensor* t);
 
-// Codec that can hold this root tensor packed; nullptr when it cannot (other type, shape or no profile layer).
-const LayerCodec* packable(const ggml_tensor* t);
-std::size_t packed_bytes(const ggml_tensor* t, const LayerCodec& codec);
+// Whether this root tensor can be held packed: its type and shape and, where the packing is known, the layer.
+bool packable(const ggml_tensor* t, const Packing* packing);
+// Exact where the packing is known; else at most this.
+std::size_t packed_bytes(const ggml_tensor* t, const Packing* packing);
 
-struct PackedTensor {
+struct CacheTensor {
   bool is_key;
-  const LayerCodec* codec;
+  const LayerCodec* codec = nullptr;  // nullptr while staged
+  std::uint8_t* pages = nullptr;
+
+  void store(std::int64_t cell, const float* row, std::int32_t position) const;  // encodes one token
 };
 
 // Context of one KV buffer. Positions are stored once per cell for all its layers.
-struct PackedCache {
-  std::uint8_t* memory = nullptr;
-  std::size_t size = 0;
-  std::int64_t n_cells = 0;  // per stream
+struct Cache {
+  const Packing* packing = nullptr;  // nullptr: staged
+  Mapping pages;                     // of all tensors, when packed
+  Mapping staged;                    // f16 rows of all tensors, at their `data`; nothing in them when packed
+  std::int64_t n_cells = 0;          // per stream
   std::int64_t n_streams = 0;
-  std::map<const ggml_tensor*, PackedTensor> tensors;
+  std::map<const ggml_tensor*, CacheTensor> tensors;
   std::vector<std::int32_t> positions;        // [n_streams][n_cells]
   std::vector<PagePositions> page_positions;  // [n_streams]
   std::vector<std::int64_t> masked_pages;     // taken for regular by regard_mask(), for one graph
+
+  bool fits(const Packing& candidate) const;
+  // Encodes what is staged, and from then on everything. Throws std::bad_alloc. The packing must fit and
+  // outlive the cache.
+  void pack(const Packing& chosen);
+  void clear();
 
   // Call for cells (counted over all streams) whose positions changed.
   void refresh_pages(std::int64_t first_cell, std::int64_t n);
@@ -48,7 +62,8 @@ struct PackedCache {
 };
 
 ggml_backend_buffer_type_t buffer_type();
-// The cache that owns this tensor, nullptr when it is not packed.
-PackedCache* packed_cache(const ggml_tensor* t);
+// The cache that owns this tensor, nullptr when it is llama.cpp's own; packed_cache(): and when it is staged.
+Cache* owned_cache(const ggml_tensor* t);
+Cache* packed_cache(const ggml_tensor* t);
 
 }  // namespace gtq::plugin

@@ -52,7 +52,10 @@ bool supports_cache_op(const ggml_tensor* op) {
       return op->src[0]->type == GGML_TYPE_F32 && op->src[0]->ne[0] == root(op)->ne[0];
     case GGML_OP_FLASH_ATTN_EXT:
       // An estimate for a cache of which one half cannot be packed: neither will be.
-      if (packable(root(op->src[1])) == nullptr || packable(root(op->src[2])) == nullptr) return true;
+      if (!packable(root(op->src[1]), settings().packing.get()) ||
+          !packable(root(op->src[2]), settings().packing.get())) {
+        return true;
+      }
       return op->op_params[4] == 0;
     default:
       return false;
@@ -65,7 +68,7 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
   for (int i = -1; i < GGML_MAX_SRC; ++i) {
     const ggml_tensor* t = i < 0 ? op : op->src[i];
     if (!in_our_type(t)) continue;
-    if (packable(root(t)) != nullptr) {
+    if (packable(root(t), settings().packing.get())) {
       cache = true;
     } else if (std::strncmp(root(t)->name, "cache_", 6) != 0) {
       other = true;  // a weight: it belongs in the CPU's own buffer types
@@ -80,11 +83,12 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
     return ggml_backend_dev_supports_op(cpu_device(), op);
   }
   if (supports_cache_op(op)) return true;
+  const bool allocated = std::any_of(op->src, op->src + GGML_MAX_SRC,
+                                     [](const ggml_tensor* t) { return in_our_type(t) && is_allocated(t); });
+  // Without a profile, tensors of a cache that cannot be packed are recognised when they are allocated.
+  if (!allocated && settings().packing == nullptr) return ggml_backend_dev_supports_op(cpu_device(), op);
   const char* text = "the packed cache needs flash attention; drop -fa off and -ngl";
-  if (std::any_of(op->src, op->src + GGML_MAX_SRC,
-                  [](const ggml_tensor* t) { return in_our_type(t) && is_allocated(t); })) {
-    say_once(text);
-  }
+  if (allocated) say_once(text);
   throw Error(text);
 }
 

@@ -30,13 +30,13 @@ std::int64_t first_stream(const ggml_tensor* attention) {
 
 AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
-  PackedCache& cache = *packed_cache(k);
+  Cache& cache = *packed_cache(k);
   AttentionCall call;
   call.codec = cache.tensors.at(root(k)).codec;
   const std::int64_t stream = first_stream(node) + s;
   const std::int64_t pages = cache.n_cells / kPageTokens * stream;
-  call.key_pages = static_cast<const std::uint8_t*>(root(k)->data) + pages * call.codec->key_page_bytes();
-  call.value_pages = static_cast<const std::uint8_t*>(root(v)->data) + pages * call.codec->value_page_bytes();
+  call.key_pages = cache.tensors.at(root(k)).pages + pages * call.codec->key_page_bytes();
+  call.value_pages = cache.tensors.at(root(v)).pages + pages * call.codec->value_page_bytes();
   call.positions = &cache.positions[stream * cache.n_cells];
   call.page_positions = &cache.page_positions[stream];
   call.kv_len = k->ne[1];
@@ -59,7 +59,7 @@ AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   return call;
 }
 
-void note_stored(PackedCache& cache, const ggml_tensor* store, const ggml_tensor* rope) {
+void note_stored(Cache& cache, const ggml_tensor* store, const ggml_tensor* rope) {
   const auto* positions = static_cast<const std::int32_t*>(rope->src[1]->data);
   std::int64_t first = 0, n = 0;  // run of cells whose pages are still to be refreshed
   for (std::int64_t t = 0; t < store->src[0]->ne[1]; ++t) {
@@ -96,14 +96,14 @@ PagePositions::Page visible_page(const std::int32_t* positions, const ggml_tenso
   return page;
 }
 
-void forget_mask(PackedCache& cache) {
+void forget_mask(Cache& cache) {
   for (const std::int64_t page : cache.masked_pages) cache.refresh_pages(page * kPageTokens, 1);
   cache.masked_pages.clear();
 }
 
 // llama.cpp does not say when it frees a cell, so a page that is being filled anew looks irregular, which is
 // slow to attend. Only cells that the mask lets through count for this graph.
-void regard_mask(PackedCache& cache, const ggml_tensor* attention) {
+void regard_mask(Cache& cache, const ggml_tensor* attention) {
   forget_mask(cache);
   const ggml_tensor* mask = attention->src[3];
   if (mask == nullptr || mask->op != GGML_OP_NONE) return;  // not known before the graph runs
@@ -129,7 +129,7 @@ bool is_cache_attention(const ggml_tensor* node) {
   return node->op == GGML_OP_FLASH_ATTN_EXT && cache_name(root(node->src[1])).has_value();
 }
 
-bool is_key_shift(const ggml_tensor* node) { return node->op == GGML_OP_ROPE && packed_cache(node) != nullptr; }
+bool is_key_shift(const ggml_tensor* node) { return node->op == GGML_OP_ROPE && owned_cache(node) != nullptr; }
 
 const ggml_tensor* rope_of(const ggml_tensor* store) {
   const ggml_tensor* t = store->src[0];
@@ -162,15 +162,15 @@ RopeParams rope_params(const ggml_tensor* rope) {
 }
 
 void note_positions(ggml_tensor** nodes, int n_nodes) {
-  std::set<PackedCache*> stored;
-  std::map<PackedCache*, const ggml_tensor*> masks;
+  std::set<Cache*> stored;
+  std::map<Cache*, const ggml_tensor*> masks;
   for (int i = 0; i < n_nodes; ++i) {
     if (is_cache_store(nodes[i])) {
-      PackedCache* cache = packed_cache(nodes[i]);
+      Cache* cache = owned_cache(nodes[i]);
       const ggml_tensor* rope = cache != nullptr ? rope_of(nodes[i]) : nullptr;
       if (rope != nullptr && stored.insert(cache).second) note_stored(*cache, nodes[i], rope);
     } else if (is_cache_attention(nodes[i])) {
-      PackedCache* cache = packed_cache(nodes[i]->src[1]);
+      Cache* cache = packed_cache(nodes[i]->src[1]);
       if (cache == nullptr) continue;
       const auto [first, is_first] = masks.try_emplace(cache, nodes[i]->src[3]);
       if (is_first) {
@@ -183,10 +183,9 @@ void note_positions(ggml_tensor** nodes, int n_nodes) {
 }
 
 void store_rows(const ggml_tensor* node, int thread, int n_threads) {
-  PackedCache& cache = *packed_cache(node);
-  const PackedTensor& packed = cache.tensors.at(root(node));
-  const LayerCodec& codec = *packed.codec;
-  auto* pages = static_cast<std::uint8_t*>(root(node)->data);
+  Cache& cache = *packed_cache(node);
+  const CacheTensor& own = cache.tensors.at(root(node));
+  const LayerCodec& codec = *own.codec;
   const std::int64_t n_tokens = node->src[0]->ne[1];
   // Cells of one page share bytes, but its heads do not: they are dealt out when there are few pages.
   const int n_heads = codec.n_kv_heads(), n_shares = n_tokens < kPageTokens ? n_heads : 1;
@@ -196,10 +195,10 @@ void store_rows(const ggml_tensor* node, int thread, int n_threads) {
     for (int share = 0; share < n_shares; ++share) {
       if ((cell / kPageTokens * n_shares + share) % n_threads != thread) continue;
       const HeadRange heads{share * n_heads / n_shares, (share + 1) * n_heads / n_shares};
-      if (packed.is_key) {
-        codec.store_keys(pages, cell, x, cache.positions[cell], heads);
+      if (own.is_key) {
+        codec.store_keys(own.pages, cell, x, cache.positions[cell], heads);
       } else {
-        codec.store_values(pages, cell, x, heads);
+        codec.store_values(own.pages, cell, x, heads);
       }
     }
   }
@@ -217,9 +216,9 @@ void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrie
 }
 
 void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
-  PackedCache& cache = *packed_cache(node);
-  const LayerCodec& codec = *cache.tensors.at(root(node)).codec;
-  auto* pages = static_cast<std::uint8_t*>(root(node)->data);
+  Cache& cache = *packed_cache(node);
+  const CacheTensor& own = cache.tensors.at(root(node));
+  const LayerCodec& codec = *own.codec;
   const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
   const int n_heads = codec.n_kv_heads(), head_dim = codec.head_dim_k();
   std::vector<std::uint8_t> rows(codec.key_token_bytes());
@@ -227,7 +226,7 @@ void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
   for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(cache.positions.size()); ++cell) {
     const std::int32_t position = cache.positions[cell];
     if (shift[cell] == 0 || position == kEmptyCell || cell / kPageTokens % n_threads != thread) continue;
-    codec.load_key_rows(pages, cell, rows.data());
+    codec.load_key_rows(own.pages, cell, rows.data());
     codec.rope().make_turn(shift[cell], turn.data());
     const std::uint8_t* row = rows.data();
     for (int h = 0; h < n_heads; ++h) {
@@ -236,15 +235,15 @@ void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
       codec.rope().apply_turn(turn.data(), key, key);
       row += codec.key_codec(h).row_bytes();
     }
-    codec.store_keys(pages, cell, keys.data(), position + shift[cell], {0, n_heads});
+    own.store(cell, keys.data(), position + shift[cell]);
   }
 }
 
 void finish_shift(ggml_tensor** nodes, int n_nodes) {
-  std::set<PackedCache*> done;
+  std::set<Cache*> done;
   for (int i = 0; i < n_nodes; ++i) {
-    if (!is_key_shift(nodes[i]) || !done.insert(packed_cache(nodes[i])).second) continue;
-    PackedCache& cache = *packed_cache(nodes[i]);
+    if (!is_key_shift(nodes[i]) || !done.insert(owned_cache(nodes[i])).second) continue;
+    Cache& cache = *owned_cache(nodes[i]);
     const auto* shift = static_cast<const std::int32_t*>(nodes[i]->src[1]->data);
     for (std::size_t cell = 0; cell < cache.positions.size(); ++cell) {
       if (cache.positions[cell] != kEmptyCell) cache.positions[cell] += shift[cell];

@@ -9,7 +9,7 @@ namespace gtq::plugin {
 // Nodes that llama.cpp aims at the cache, found by what they touch.
 bool is_cache_store(const ggml_tensor* node);  // SET_ROWS on a tensor named as a key or value cache
 bool is_cache_attention(const ggml_tensor* node);
-bool is_key_shift(const ggml_tensor* node);  // in-place ROPE on packed keys: llama.cpp's context shift
+bool is_key_shift(const ggml_tensor* node);  // in-place ROPE on a cache of ours: llama.cpp's context shift
 
 // The ROPE node that made the rows of this store, nullptr for values.
 const ggml_tensor* rope_of(const ggml_tensor* store);
@@ -22,7 +22,7 @@ void note_positions(ggml_tensor** nodes, int n_nodes);
 void store_rows(const ggml_tensor* node, int thread, int n_threads);
 std::size_t attention_workspace(const ggml_tensor* node, int n_threads);
 void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrier, int thread, int n_threads);
-// Decodes, rotates on and encodes the keys; their positions are moved by finish_shift(), when all layers are
+// Decodes, rotates on and encodes packed keys; their positions are moved by finish_shift(), when all layers are
 // done.
 void shift_keys(const ggml_tensor* node, int thread, int n_threads);
 void finish_shift(ggml_tensor** nodes, int n_nodes);

@@ -14,30 +14,45 @@
 namespace gtq::plugin {
 namespace {
 
-// A layer is known whole only at its attention node, after its first keys and values: they wait here.
-struct Layer {
-  std::vector<float> keys, values;  // [token][n_kv_heads][head_dim]
-  std::vector<std::int32_t> positions;
-  RopeParams rope;
-  std::unique_ptr<LayerCalibrator> sums;
-};
+// [token][head][dim], the tokens of each stream after those of the one before.
+std::vector<float> contiguous_queries(const ggml_tensor* q) {
+  std::vector<float> rows;
+  rows.reserve(ggml_nelements(q));
+  for (std::int64_t t = 0; t < q->ne[1] * q->ne[3]; ++t) {
+    for (std::int64_t h = 0; h < q->ne[2]; ++h) {
+      const auto* x = reinterpret_cast<const float*>(
+          static_cast<const char*>(q->data) + t / q->ne[1] * q->nb[3] + t % q->ne[1] * q->nb[1] + h * q->nb[2]);
+      rows.insert(rows.end(), x, x + q->ne[0]);
+    }
+  }
+  return rows;
+}
 
-struct Recorder {
-  std::map<int, Layer> layers;
-  RecorderListener listener = nullptr;
-  void* listener_user = nullptr;
-  std::uint64_t fingerprint = 0;
-  std::string problem;
-};
+float attention_scale(const ggml_tensor* node) {
+  float scale = 0;
+  std::memcpy(&scale, node->op_params, sizeof scale);
+  return scale;
+}
 
 Recorder& recorder() {
   static Recorder instance;
   return instance;
 }
 
-void record_store(const ggml_tensor* node) {
+}  // namespace
+
+void Recorder::record(const ggml_tensor* node) {
+  try {
+    if (is_cache_store(node)) record_store(node);
+    if (is_cache_attention(node)) record_attention(node);
+  } catch (const std::exception& e) {
+    if (problem_.empty()) problem_ = e.what();
+  }
+}
+
+void Recorder::record_store(const ggml_tensor* node) {
   const auto name = *cache_name(root(node));
-  Layer& layer = recorder().layers[name.layer];
+  Layer& layer = layers_[name.layer];
   const ggml_tensor* rows = node->src[0];
   const ggml_tensor* rope = rope_of(node);
   if (name.is_key && rope == nullptr)
@@ -51,37 +66,17 @@ void record_store(const ggml_tensor* node) {
   }
 }
 
-// [token][head][dim]
-std::vector<float> contiguous_queries(const ggml_tensor* q) {
-  std::vector<float> rows;
-  rows.reserve(q->ne[0] * q->ne[1] * q->ne[2]);
-  for (std::int64_t t = 0; t < q->ne[1]; ++t) {
-    for (std::int64_t h = 0; h < q->ne[2]; ++h) {
-      const auto* x =
-          reinterpret_cast<const float*>(static_cast<const char*>(q->data) + t * q->nb[1] + h * q->nb[2]);
-      rows.insert(rows.end(), x, x + q->ne[0]);
-    }
-  }
-  return rows;
-}
-
-float attention_scale(const ggml_tensor* node) {
-  float scale = 0;
-  std::memcpy(&scale, node->op_params, sizeof scale);
-  return scale;
-}
-
-void record_attention(const ggml_tensor* node) {
+void Recorder::record_attention(const ggml_tensor* node) {
   const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
   RecordedRows rows = {};
-  rows.fingerprint = recorder().fingerprint;
+  rows.fingerprint = fingerprint_;
   rows.layer = cache_name(root(k))->layer;
   rows.n_q_heads = static_cast<int>(q->ne[2]);
   rows.n_kv_heads = static_cast<int>(k->ne[2]);
   rows.head_dim_k = static_cast<int>(k->ne[0]);
   rows.head_dim_v = static_cast<int>(v->ne[0]);
   rows.sm_scale = attention_scale(node);
-  Layer& layer = recorder().layers[rows.layer];
+  Layer& layer = layers_[rows.layer];
   if (!layer.sums) {
     layer.sums = std::make_unique<LayerCalibrator>(rows.layer, rows.n_q_heads, rows.n_kv_heads, rows.head_dim_k,
                                                    rows.head_dim_v, layer.rope);
@@ -91,7 +86,7 @@ void record_attention(const ggml_tensor* node) {
              value_floats = v->ne[2] * v->ne[0];
   const auto n_keys = static_cast<std::int64_t>(layer.positions.size());
   const auto n_values = static_cast<std::int64_t>(layer.values.size()) / value_floats;
-  for (std::int64_t t = 0; t < q->ne[1]; ++t) layer.sums->add_query(&queries[t * query_floats]);
+  for (std::int64_t t = 0; t < q->ne[1] * q->ne[3]; ++t) layer.sums->add_query(&queries[t * query_floats]);
   for (std::int64_t t = 0; t < n_keys; ++t)
     layer.sums->add_key(&layer.keys[t * key_floats], layer.positions[t]);
   for (std::int64_t t = 0; t < n_values; ++t) layer.sums->add_value(&layer.values[t * value_floats]);
@@ -102,22 +97,11 @@ void record_attention(const ggml_tensor* node) {
   rows.values = layer.values.data();
   rows.positions = layer.positions.data();
   // A layer that attends the cache of another stores nothing: there is no token to show.
-  const bool complete = n_keys == q->ne[1] && n_keys == n_values;
-  if (complete && recorder().listener != nullptr) recorder().listener(recorder().listener_user, rows);
+  const bool complete = n_keys == q->ne[1] * q->ne[3] && n_keys == n_values;
+  if (complete && listener_ != nullptr) listener_(listener_user_, rows);
   layer.keys.clear();
   layer.values.clear();
   layer.positions.clear();
-}
-
-}  // namespace
-
-void record_node(const ggml_tensor* node) {
-  try {
-    if (is_cache_store(node)) record_store(node);
-    if (is_cache_attention(node)) record_attention(node);
-  } catch (const std::exception& e) {
-    if (recorder().problem.empty()) recorder().problem = e.what();
-  }
 }
 
 std::uint64_t graph_fingerprint(ggml_tensor** nodes, int n_nodes) {
@@ -139,34 +123,36 @@ std::uint64_t graph_fingerprint(ggml_tensor** nodes, int n_nodes) {
   return sum;
 }
 
-void record_fingerprint(std::uint64_t fingerprint) { recorder().fingerprint = fingerprint; }
-
-void recorder_listen(RecorderListener listener, void* user) {
-  recorder().listener = listener;
-  recorder().listener_user = user;
-}
-
-std::int64_t recorder_tokens() {
-  std::int64_t least = recorder().layers.empty() ? 0 : INT64_MAX;
-  for (const auto& [index, layer] : recorder().layers) {
+std::int64_t Recorder::tokens() const {
+  std::int64_t least = layers_.empty() ? 0 : INT64_MAX;
+  for (const auto& [index, layer] : layers_) {
     least = std::min(least, layer.sums ? layer.sums->n_tokens() : 0);
   }
   return least;
 }
 
+Profile Recorder::finish(const std::string& model_name, const std::string& text_source) const {
+  if (!problem_.empty()) throw Error(problem_);
+  Profile profile;
+  profile.model_name = model_name;
+  profile.text_source = text_source;
+  profile.fingerprint = fingerprint_;
+  profile.n_tokens = static_cast<int>(tokens());
+  for (const auto& [index, layer] : layers_) {
+    if (layer.sums) profile.layers.push_back(layer.sums->finish());
+  }
+  return profile;
+}
+
+void record_node(const ggml_tensor* node) { recorder().record(node); }
+void record_fingerprint(std::uint64_t fingerprint) { recorder().set_fingerprint(fingerprint); }
+void recorder_listen(RecorderListener listener, void* user) { recorder().listen(listener, user); }
+std::int64_t recorder_tokens() { return recorder().tokens(); }
+
 bool recorder_finish(const char* path, const char* model_name, const char* text_source, char* error,
                      std::size_t error_size) {
   try {
-    if (!recorder().problem.empty()) throw Error(recorder().problem);
-    Profile profile;
-    profile.model_name = model_name;
-    profile.text_source = text_source;
-    profile.fingerprint = recorder().fingerprint;
-    profile.n_tokens = static_cast<int>(recorder_tokens());
-    for (const auto& [index, layer] : recorder().layers) {
-      if (layer.sums) profile.layers.push_back(layer.sums->finish());
-    }
-    write_profile(profile, path);
+    write_profile(recorder().finish(model_name, text_source), path);
     return true;
   } catch (const std::exception& e) {
     std::snprintf(error, error_size, "%s", e.what());

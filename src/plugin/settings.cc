@@ -5,14 +5,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
 
 #include "ggml.h"
 #include "gtq/error.h"
-#include "plugin/state_tag.h"
 #include "reference/paper_layer.h"
 
 namespace gtq::plugin {
@@ -36,13 +34,20 @@ Recipe parse_recipe(const std::string& name) {
   return found->second;
 }
 
-std::uint64_t checksum_of(const std::string& profile_path) {
-  constexpr std::streamoff kChecksumOffset = 48;
-  std::uint64_t checksum = 0;
-  std::ifstream(profile_path, std::ios::binary)
-      .seekg(kChecksumOffset)
-      .read(reinterpret_cast<char*>(&checksum), sizeof checksum);
-  return checksum;
+void load_profile(Settings& s) {
+  const std::string path = environment("GTQ_PROFILE", "");
+  if (s.recipe == Recipe::kGtq) {
+    attention_kernel_name();  // refuses an unknown GTQ_CPU here, not inside a worker thread
+    if (!path.empty()) s.packing = std::make_unique<Packing>(read_profile(path), s.budget);
+    return;
+  }
+  if (path.empty()) {
+    throw Error(fmt::format(
+        "GTQ_PROFILE is not set, which GTQ_RECIPE={} needs; make a profile with `gtq calibrate -m MODEL`",
+        s.recipe_name));
+  }
+  reference::require_whole_bits(s.budget);
+  s.profile = read_profile(path);
 }
 
 Settings load() {
@@ -56,21 +61,7 @@ Settings load() {
     s.recipe_name = environment("GTQ_RECIPE", "gtq");
     s.recipe = parse_recipe(s.recipe_name);
     s.budget = parse_budget(environment("GTQ_KV", "k4v4"));
-    if (s.recipe != Recipe::kF16 && s.recipe != Recipe::kRecord) {
-      const std::string path = environment("GTQ_PROFILE", "");
-      if (path.empty()) {
-        throw Error(
-            "GTQ_PROFILE is not set; make a profile with `gtq calibrate -m MODEL` or start with `gtq run`");
-      }
-      s.profile = read_profile(path);
-      if (s.recipe == Recipe::kGtq) {
-        s.layer_budgets = share_budget(s.profile, s.budget);
-      } else {
-        reference::require_whole_bits(s.budget);
-      }
-      s.state_tag = make_state_tag(checksum_of(path), s.budget);
-      attention_kernel_name();  // refuses an unknown GTQ_CPU here, not inside a worker thread
-    }
+    if (s.recipe != Recipe::kF16 && s.recipe != Recipe::kRecord) load_profile(s);
     s.active = true;
   } catch (const std::exception& e) {
     std::string text = e.what();
@@ -99,18 +90,6 @@ void say_not_packed(const std::string& text) {
 const Settings& settings() {
   static const Settings instance = load();
   return instance;
-}
-
-const LayerCodec* layer_codec(int layer) {
-  static std::mutex mutex;
-  static std::map<int, std::unique_ptr<LayerCodec>> codecs;
-  const std::lock_guard lock(mutex);
-  const auto found = codecs.find(layer);
-  if (found != codecs.end()) return found->second.get();
-  const LayerProfile* profile = settings().profile.find_layer(layer);
-  if (profile == nullptr) return nullptr;
-  const Budget& budget = settings().layer_budgets[profile - settings().profile.layers.data()];
-  return codecs.emplace(layer, std::make_unique<LayerCodec>(*profile, budget)).first->second.get();
 }
 
 }  // namespace gtq::plugin

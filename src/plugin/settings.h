@@ -1,14 +1,12 @@
 // What the environment asks of the plugin, read once when it is loaded.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "gtq/allocation.h"
-#include "gtq/attention.h"
 #include "gtq/profile.h"
+#include "plugin/packing.h"
 
 namespace gtq::plugin {
 
@@ -19,9 +17,8 @@ struct Settings {
   Recipe recipe = Recipe::kGtq;
   std::string recipe_name = "gtq";
   Budget budget;
-  Profile profile;
-  std::vector<Budget> layer_budgets;  // [profile.layers]
-  std::uint64_t state_tag = 0;        // what the bytes of a saved row depend on: profile and budget
+  Profile profile;                         // of the simulated recipes
+  std::unique_ptr<const Packing> packing;  // of recipe gtq; nullptr without GTQ_PROFILE
 };
 
 const Settings& settings();
@@ -31,8 +28,5 @@ void say(const std::string& text);
 void say_once(const std::string& text);
 // Why a cache is not packed: only the first reason, since others follow from it.
 void say_not_packed(const std::string& text);
-
-// Codec of a layer under the profile and budget; nullptr when the profile does not have the layer.
-const LayerCodec* layer_codec(int layer);
 
 }  // namespace gtq::plugin

@@ -104,14 +104,7 @@ void add_layer(const LayerProfile& layer, Writer& writer) {
   }
 }
 
-}  // namespace
-
-void write_profile(const Profile& profile, const std::string& path) {
-  const std::string problem = profile_problem(profile);
-  if (!problem.empty()) {
-    throw Error(
-        fmt::format("will not write gtq profile {} ({}): calibrate again with another text", path, problem));
-  }
+std::vector<std::uint8_t> profile_bytes(const Profile& profile) {
   Writer writer(profile.layers.size());
   gguf_context* gguf = writer.gguf();
   gguf_set_val_u64(gguf, std::string(format::kChecksumKey).c_str(), 0);  // must stay the first key
@@ -126,7 +119,28 @@ void write_profile(const Profile& profile, const std::string& path) {
   for (const LayerProfile& layer : profile.layers) layers.push_back(static_cast<std::uint32_t>(layer.layer));
   gguf_set_arr_data(gguf, format::kLayersKey, GGUF_TYPE_UINT32, layers.data(), layers.size());
   for (const LayerProfile& layer : profile.layers) add_layer(layer, writer);
-  replace_file(path, writer.bytes());
+  return writer.bytes();
+}
+
+void check_profile(const Profile& profile, const std::string& name) {
+  const std::string problem = profile_problem(profile);
+  if (problem.empty()) return;
+  throw Error(
+      fmt::format("will not write gtq profile {} ({}): calibrate again with another text", name, problem));
+}
+
+}  // namespace
+
+void write_profile(const Profile& profile, const std::string& path) {
+  check_profile(profile, path);
+  replace_file(path, profile_bytes(profile));
+}
+
+std::uint64_t profile_checksum(const Profile& profile) {
+  check_profile(profile, "in memory");
+  std::uint64_t checksum = 0;
+  std::memcpy(&checksum, profile_bytes(profile).data() + format::kChecksumOffset, sizeof checksum);
+  return checksum;
 }
 
 }  // namespace gtq

@@ -47,6 +47,7 @@ def with_fingerprint(profile, path):
 ACTIVE = "recipe gtq k3v3"
 OWN_MEMORY = "the cache is in llama.cpp's own memory and not packed; drop -nkvo and -ngl"
 FLASH = "the packed cache needs flash attention; drop -fa off and -ngl"
+NOT_YET = "no profile of this model yet"
 ROTATES = "this run rotates keys differently than the profile"
 expect("nothing wrong", [ACTIVE], True)
 expect("-nkvo", [OWN_MEMORY], True, ["-nkvo"])
@@ -60,7 +61,8 @@ expect("base", [ACTIVE, ROTATES], False, ["--rope-freq-base", "5000"])
 expect("yarn", [ACTIVE, ROTATES], False, ["--rope-scaling", "yarn", "--rope-scale", "4", "-c", "2048"])
 expect("memory", ["no memory for a packed cache of"], False, ["-c", "2000000"], limit=4 << 30)
 expect("ggml version", ["this plugin was built for ggml"], True, LD_PRELOAD=args.other_ggml)
-expect("no profile", ["GTQ_PROFILE is not set"], True, GTQ_PROFILE="")
+expect("simulated without a profile", ["GTQ_PROFILE is not set, which GTQ_RECIPE=tq-mse needs"], True,
+       GTQ_RECIPE="tq-mse", GTQ_PROFILE="")
 expect("no such file", ["cannot open"], True, GTQ_PROFILE="/nonexistent")
 expect("a model as profile", [""], True, GTQ_PROFILE=args.model)
 expect("budget", ["a KV budget is written"], True, GTQ_KV="k9v1")
@@ -69,6 +71,17 @@ expect("recipe", ["GTQ_RECIPE=best is unknown"], True, GTQ_RECIPE="best")
 with open(args.profile, "rb") as file:
     profile = file.read()
 with tempfile.TemporaryDirectory() as folder:
+    # Without a profile the model is known at the first graph, not when the cache is made.
+    alone = {"GTQ_PROFILE": "", "XDG_CACHE_HOME": folder}
+    expect("alone", [NOT_YET], True, **alone)
+    expect("alone, -nkvo", [OWN_MEMORY], True, ["-nkvo"], **alone)
+    expect("alone, -ngl 0", [OWN_MEMORY], True, ["-ngl", "0"], **alone)
+    expect("alone, -ngl 10", [OWN_MEMORY, FLASH], False, ["-ngl", "10"], **alone)
+    expect("alone, -ctk", ["cache_k_l0 (q8_0"], True, ["-ctk", "q8_0"], **alone)
+    expect("alone, -fa off", [FLASH], False, ["-fa", "off"], **alone)
+    expect("alone, base", [NOT_YET], True, ["--rope-freq-base", "5000"], **alone)
+    expect("alone, memory", ["no memory for a packed cache of"], False, ["-c", "2000000"], limit=4 << 30, **alone)
+    expect("alone, f16", [], True, GTQ_RECIPE="f16", **alone)
     with_fingerprint(profile, folder + "/other")
     expect("another model", [ACTIVE, "the profile in GTQ_PROFILE was made for another model"], False,
            GTQ_PROFILE=folder + "/other")

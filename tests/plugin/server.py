@@ -41,16 +41,16 @@ def same_start(a, b):
 
 
 class Server:
-    """with Server(args, "k3v3", ["-c", "512"]) as server: server.post("/completion", {...})"""
+    """with Server(args, "k3v3", ["-c", "512"]) as server: server.complete("Once", 16)"""
 
-    def __init__(self, args, budget, options, recipe="gtq"):
+    def __init__(self, args, budget, options, recipe="gtq", **variables):
         with socket.socket() as probe:  # a port that is free now
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log_file = tempfile.TemporaryFile("w+")
         command = [args.llama + "/llama-server", "-m", args.model, "--port", str(self.port), "-t", "1", *options]
-        self.process = subprocess.Popen(command, env=environment(args, budget, recipe), stdin=subprocess.DEVNULL,
-                                        stdout=self.log_file, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(command, env={**environment(args, budget, recipe), **variables},
+                                        stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=subprocess.STDOUT)
 
     def __enter__(self):
         deadline = time.time() + 120

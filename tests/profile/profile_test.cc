@@ -114,6 +114,15 @@ TEST_F(ProfileTest, SameProfileGivesSameBytes) {
   EXPECT_NE(bytes(), first);
 }
 
+TEST_F(ProfileTest, ChecksumWithoutAFile) {
+  write_profile(random_profile(1), path_);
+  std::uint64_t checksum = 0;
+  std::memcpy(&checksum, bytes().data() + profile_format::kChecksumOffset, sizeof checksum);
+  EXPECT_EQ(profile_checksum(random_profile(1)), checksum);
+  EXPECT_EQ(profile_checksum(read_profile(path_)), checksum);
+  EXPECT_NE(profile_checksum(random_profile(2)), checksum);
+}
+
 TEST_F(ProfileTest, FindLayer) {
   const Profile profile = random_profile(1);
   EXPECT_EQ(profile.find_layer(0), &profile.layers[0]);

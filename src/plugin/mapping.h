@@ -1,0 +1,27 @@
+// Memory of zeros that the system hands out page by page, as it is touched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gtq::plugin {
+
+class Mapping {
+ public:
+  Mapping() = default;
+  // Address space, counted against the system's limits only as far as it is touched. Throws std::bad_alloc.
+  explicit Mapping(std::size_t size);
+  ~Mapping();
+  Mapping(Mapping&& other) noexcept;
+  Mapping& operator=(Mapping&& other) noexcept;
+
+  std::uint8_t* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  void drop() const;  // zeros again, and none of it resident
+
+ private:
+  std::uint8_t* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace gtq::plugin
