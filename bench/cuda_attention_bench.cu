@@ -134,7 +134,8 @@ gtq::LayerProfile make_profile(int n_q_heads, int n_kv_heads, int n_means) {
       layer.energy_k.push_back(centred ? 5 * energy : energy);
       for (int e = 0; e < 2; ++e) {
         for (int c = 0; c < gtq::kMeans; ++c) {
-          layer.mean_keys[(std::size_t(c) * n_kv_heads + h) * kDim + i + e * kBlocks] = std::sqrt(2 * energy);
+          layer.mean_keys[(std::size_t(c) * n_kv_heads + h) * kDim + i + e * kBlocks] =
+              (c == 0 ? -1 : 1) * std::sqrt(2 * energy);
         }
       }
     }

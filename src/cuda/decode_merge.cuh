@@ -9,9 +9,9 @@
 // Deterministic: orders depend on the number of warps and splits only.
 #pragma once
 
-#include "cuda/decode_hadamard.cuh"
 #include "cuda/decode_params.h"
 #include "cuda/decode_softmax.cuh"
+#include "cuda/hadamard.cuh"
 
 namespace gtq::cuda {
 
@@ -94,7 +94,7 @@ __device__ __forceinline__ void untransform(const float* signs, float gain, int 
   constexpr int kPoints = VD & -VD;
 #pragma unroll
   for (int e = 0; e < r.kParts; ++e) {
-    hadamard_4(r.x[e]);
+    hadamard_own(r.x[e]);
 #pragma unroll
     for (int bit = 1; bit < 32 && 4 * bit < kPoints; bit *= 2) hadamard_lanes(r.x[e], bit, lane);
   }

@@ -12,8 +12,8 @@
 // A warp does a row; a lane 4 neighbouring slots of every 128. Rounding: 2^-15 of the row's largest element.
 #pragma once
 
-#include "cuda/decode_hadamard.cuh"
 #include "cuda/decode_params.h"
+#include "cuda/hadamard.cuh"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
@@ -70,7 +70,7 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
         x[part][i] = slot < d ? raw[row * d + dims[slot + i]] * gain[slot + i] : 0.0f;
       }
       // 16 points without their norm: 4 lanes of 4 slots.
-      hadamard_4(x[part]);
+      hadamard_own(x[part]);
       hadamard_lanes(x[part], 1, lane);
       hadamard_lanes(x[part], 2, lane);
 #pragma unroll

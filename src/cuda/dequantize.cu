@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "cuda/decode_mean.cuh"
+#include "cuda/hadamard.cuh"
 #include "cuda/layer.h"
 #include "cuda/page_codes.cuh"
 #include "gtq/error.h"
@@ -30,24 +31,11 @@ struct TileParams {
   __half *keys, *values;
 };
 
-__device__ __forceinline__ void hadamard_run(float (&x)[16]) {
-#pragma unroll
-  for (int half = 1; half < 16; half *= 2) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      if ((i & half) != 0) continue;
-      const float a = x[i], b = x[i + half];
-      x[i] = a + b;
-      x[i + half] = a - b;
-    }
-  }
-}
-
 __device__ void decode_codes(const CodecTable& codec, int width, const std::uint8_t (&codes)[16],
                              float (&x)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) x[i] = codec.centroids[width - 1][codes[i]];
-  hadamard_run(x);
+  hadamard_own(x);
 }
 
 // One quant_group of the key of a cell into its row of the tile.
@@ -59,7 +47,7 @@ __device__ void decode_key_group(const LayerView& layer, const HeadTable& head, 
   float x[16];
   get_key_codes(page + 128 * sum_of_widths(head.widths, group), width, cell, codes);
   decode_codes(*layer.codec, width, codes, x);
-  const float norm = layer.codec->key_norms[norm_byte & 127] * 0.25f;
+  const float norm = layer.codec->key_norms.norms[norm_byte & 127] * 0.25f;
   const float* means = head.mean_keys + (norm_byte >> 7) * d;
 #pragma unroll
   for (int i = 0; i < 16; i += 2) {
@@ -101,15 +89,10 @@ __device__ void decode_values(const TileParams& p, const HeadTable& head, const 
     float x[16];
     if (lane < n_used) get_value_codes(page, d, width, cell, lane, codes);
     decode_codes(*p.layer.codec, width, codes, x);
-    for (int bit = 1; bit < n_points / 16; bit *= 2) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float other = __shfl_xor_sync(~0u, x[i], bit, n_lanes);
-        x[i] = (lane & bit) != 0 ? other - x[i] : x[i] + other;
-      }
-    }
+    for (int bit = 1; bit < n_points / 16; bit *= 2) hadamard_lanes(x, bit, lane);
     if (lane >= n_used || positions[cell] == kEmptyCell) continue;
-    const float norm = p.layer.codec->value_norms[page[head.value_bytes - kCells + cell]] * head.v_rms * scale;
+    const float norm =
+        p.layer.codec->value_norms.norms[page[head.value_bytes - kCells + cell]] * head.v_rms * scale;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       tile[cell * d + 16 * lane + i] = __float2half_rn(norm * p.layer.codec->value_signs[16 * lane + i] * x[i]);

@@ -13,7 +13,6 @@
 #include <numeric>
 #include <vector>
 
-#include "codec/norm.h"
 #include "cuda/page_layout.h"
 #include "gtq/error.h"
 
@@ -74,38 +73,20 @@ Luts make_luts() {
   return luts;
 }
 
-// Smallest float > 0 whose code is at least `code`; codes do not fall as norms grow.
-template <typename Code>
-float first_norm(Code code_of, int code) {
-  std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(INFINITY);
-  while (high - low > 1) {
-    const std::uint32_t middle = low + (high - low) / 2;
-    (code_of(std::bit_cast<float>(middle)) >= code ? high : low) = middle;
-  }
-  return std::bit_cast<float>(high);
-}
-
 CodecTable make_codec_table() {
   CodecTable table{};
   for (int i = 0; i < 256; ++i) {
     table.key_signs[i] = rotation_sign(0, i);
     table.value_signs[i] = rotation_sign(1, i);
-    table.value_norms[i] = value_norm(static_cast<std::uint8_t>(i));
-    table.value_norm_starts[i] = first_norm([](float x) { return int{value_norm_byte(x)}; }, i);
-  }
-  for (int i = 0; i < kKeyNormCodes; ++i) {
-    table.key_norms[i] = key_norm(static_cast<std::uint8_t>(i));
-    table.key_norm_starts[i] = first_norm(key_norm_code, i);
   }
   for (int width = kMinWidth; width <= kMaxWidth; ++width) {
     const std::int8_t* levels = codebook_levels(width);
     const float step = codebook_step(width);
-    for (int i = 0; i < 1 << width; ++i) {
-      table.centroids[width - 1][i] = static_cast<float>(levels[i]) * step;
-      const int next = i + 1 < 1 << width ? levels[i + 1] : 0;
-      table.thresholds[width - 1][i] = 0.5f * static_cast<float>(levels[i] + next) * step;
-    }
+    for (int i = 0; i < 1 << width; ++i) table.centroids[width - 1][i] = static_cast<float>(levels[i]) * step;
   }
+  table.key_norms = key_norm_table();
+  table.value_norms = value_norm_table();
+  table.levels = level_grid();
   return table;
 }
 
@@ -219,22 +200,17 @@ HeadTable make_head(const LayerCodec& codec, int kv_head, Blob& blob) {
   std::vector<int> block_of_dim(plan.head_dim_k);
   for (int i = 0; i < rope.n_blocks(); ++i) block_of_dim[rope.first(i)] = i;
   std::vector<std::uint8_t> centred;
-  std::vector<double> theta;
   std::vector<std::uint64_t> half_turns;
   for (int slot = 0; slot < plan.head_dim_k; slot += 2) {
     const int block = block_of_dim[plan.dims[slot]];
     centred.push_back(plan.centred[block]);
-    theta.push_back(rope.theta(block));
     half_turns.push_back(half_turns_of(rope.theta(block)));
   }
   head.widths = blob.add(plan.widths);
   head.dims = blob.add(plan.dims);
   head.scale = blob.add(plan.scale);
-  head.weight = blob.add(plan.weight);
-  head.group_weight = blob.add(codec.key_codec(kv_head).group_weights());
   head.mean_keys = blob.add(plan.mean_keys);
   head.pair_centred = blob.add(centred);
-  head.pair_theta = blob.add(theta);
   head.pair_half_turns = blob.add(half_turns);
   return head;
 }
@@ -243,12 +219,41 @@ void relocate_head(HeadTable& head, const void* base) {
   relocate(head.widths, base);
   relocate(head.dims, base);
   relocate(head.scale, base);
-  relocate(head.weight, base);
-  relocate(head.group_weight, base);
   relocate(head.mean_keys, base);
   relocate(head.pair_centred, base);
-  relocate(head.pair_theta, base);
   relocate(head.pair_half_turns, base);
+}
+
+template <typename T>
+void append(std::vector<T>& all, const std::vector<T>& items) {
+  all.insert(all.end(), items.begin(), items.end());
+}
+
+EncodeTables make_encode_tables(const LayerCodec& codec, Blob& blob) {
+  std::vector<EncodeHead> heads;
+  std::vector<KeyRun> runs;
+  std::vector<CentredPair> centred;
+  std::vector<float4> gains;
+  for (int h = 0; h < codec.n_kv_heads(); ++h) {
+    heads.push_back(encode_head(codec, h));
+    append(runs, key_runs(codec, h));
+    append(centred, centred_pairs(codec, h));
+    append(gains, value_gains(codec.plan(h)));
+  }
+  const int n_points = codec.head_dim_v() & -codec.head_dim_v();
+  return {blob.add(heads),
+          blob.add(runs),
+          blob.add(centred),
+          blob.add(gains),
+          codebook_step(codec.plan(0).v_width),
+          1.0f / std::sqrt(static_cast<float>(n_points))};
+}
+
+void relocate_encode_tables(EncodeTables& tables, const void* base) {
+  relocate(tables.heads, base);
+  relocate(tables.key_runs, base);
+  relocate(tables.centred, base);
+  relocate(tables.value_gains, base);
 }
 
 void read_device_limits(Layer::Impl& impl) {
@@ -279,6 +284,9 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
   if (codec.head_dim_k() > kMaxGroups * kGroupDims || codec.head_dim_v() > kMaxGroups * kGroupDims) {
     throw Error("the GPU cache supports heads of at most 256 dims; keep this layer on the CPU");
   }
+  if (codec.head_dim_v() % 32 != 0) {
+    throw Error("the GPU cache supports value heads of a multiple of 32 dims; keep this layer on the CPU");
+  }
   read_device_limits(*impl_);
   Blob blob;
   std::vector<HeadTable> heads;
@@ -307,6 +315,7 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
     add_decode_block(codec.plan(h), codec.rope(), view.n_mean_groups, decode_blocks);
   }
   view.decode_blocks = reinterpret_cast<const uint4*>(blob.add(decode_blocks));
+  view.encode = make_encode_tables(codec, blob);
   impl_->luts = make_luts();
   view.codec = blob.add(std::vector<CodecTable>{make_codec_table()});
   const std::size_t heads_at = (blob.bytes().size() + 15) / 16 * 16;
@@ -315,6 +324,7 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
   for (HeadTable& head : heads) relocate_head(head, impl_->memory);
   relocate(view.codec, impl_->memory);
   relocate(view.decode_blocks, impl_->memory);
+  relocate_encode_tables(view.encode, impl_->memory);
   char* base = static_cast<char*>(impl_->memory);
   view.heads = reinterpret_cast<const HeadTable*>(base + heads_at);
   check(cudaMemcpy(base, blob.bytes().data(), blob.bytes().size(), cudaMemcpyHostToDevice),

@@ -1,10 +1,11 @@
-// Codes of one token in a page: 16 codes of a quant_group (16 neighbouring dims of a value) at a time.
+// Codes of one token in a page: written 4 neighbouring slots (dims of a value) at a time, read 16.
 //
 // Tokens of a page share words. Writers change their bits with atomic operations: other bits, also those of
 // tokens that other threads write at the same time, stay as they are.
 #pragma once
 
 #include "cuda/page_layout.h"
+#include "cuda/ptx.cuh"
 #include "cuda/tables.h"
 
 namespace gtq::cuda {
@@ -21,58 +22,47 @@ __device__ __forceinline__ void replace_bits(std::uint32_t* word, std::uint32_t 
   if (bits != 0) atomicOr(word, bits);
 }
 
-struct GatheredBits {
-  std::uint32_t mask = 0, bits = 0;
-  int word = 0;
-
-  __device__ __forceinline__ void add(const CodePart& part, unsigned stored) {
-    const std::uint32_t ones = (1u << part.n) - 1;
-    word = part.word;
-    mask |= ones << part.shift;
-    bits |= (stored >> part.from & ones) << part.shift;
-  }
-};
-
 __device__ __forceinline__ std::uint32_t* word_of(std::uint8_t* unit, int width, int word, int lane) {
   return reinterpret_cast<std::uint32_t*>(unit + word_offset(width, word, lane));
 }
 
-// codes: of the 16 coded slots, in the format's numbering, four to a word.
-__device__ inline void put_key_codes(std::uint8_t* unit, int width, int cell, const std::uint32_t (&codes)[4]) {
-  const int slot = slot_of_cell(cell);
-#pragma unroll
-  for (int t = 0; t < 4; ++t) {
-    const CodePlace place = key_place(slot, 4 * t);
+// Four codes, a byte each.
+__device__ __forceinline__ std::uint32_t stored_codes(std::uint32_t codes, int width) {
+  if (width <= 3) return codes;
+  const int low = width - 3;
+  return (codes >> low & 0x07070707u) | (codes & 0x01010101u * ((1u << low) - 1)) << 3;
+}
+
+// codes: of coded slots 4 t ..+3, in the format's numbering, a byte each.
+__device__ __forceinline__ void put_key_run(std::uint8_t* unit, int width, int cell, int t,
+                                            std::uint32_t codes) {
+  const CodePlace place = key_place(slot_of_cell(cell), 4 * t);
+  const std::uint32_t stored = stored_codes(codes, width);
 #pragma unroll 1
-    for (int part = 0; part < n_code_parts(width, place.k); ++part) {
-      GatheredBits gathered;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        gathered.add(code_part(width, place.k, place.nibble + i, part),
-                     stored_code(codes[t] >> (8 * i) & 255, width));
-      }
-      replace_bits(word_of(unit, width, gathered.word, place.lane), gathered.mask, gathered.bits);
-    }
+  for (int i = 0; i < n_code_parts(width, place.k); ++i) {
+    const CodePart part = code_part(width, place.k, place.nibble, i);
+    const std::uint32_t ones = (1u << part.n) - 1, bytes = stored >> part.from & 0x01010101u * ones;
+    const std::uint32_t nibbles = permute(bytes | bytes >> 4, 0, 0x4420);
+    replace_bits(word_of(unit, width, part.word, place.lane), 0x1111u * ones << part.shift,
+                 nibbles << part.shift);
   }
 }
 
-// codes: of dims 16 sixteen ..+15 of the head.
-__device__ inline void put_value_codes(std::uint8_t* page, int head_dim, int width, int cell, int sixteen,
-                                       const std::uint32_t (&codes)[4]) {
+// codes: of dims 4 run ..+3 of the head.
+__device__ __forceinline__ void put_value_run(std::uint8_t* page, int head_dim, int width, int cell, int run,
+                                              std::uint32_t codes) {
   const int slot = slot_of_cell(cell);
-  std::uint8_t* unit = page + (slot / 32 * (head_dim / 32) + sixteen / 2) * 128 * width;
+  std::uint8_t* unit = page + (slot / 32 * (head_dim / 32) + run / 8) * 128 * width;
+  const CodePlace place = value_place(slot % 32, 4 * (run % 8));  // of the first; the others 4 lanes apart
+  const std::uint32_t stored = stored_codes(codes, width);
+#pragma unroll 1
+  for (int i = 0; i < n_code_parts(width, place.k); ++i) {
+    const CodePart part = code_part(width, place.k, place.nibble, i);
+    const std::uint32_t ones = (1u << part.n) - 1;
 #pragma unroll
-  for (int word = 0; word < 4; ++word) {
-#pragma unroll 1
     for (int j = 0; j < 4; ++j) {
-      const CodePlace place = value_place(slot % 32, 16 * (sixteen % 2) + 4 * word + j);
-#pragma unroll 1
-      for (int part = 0; part < n_code_parts(width, place.k); ++part) {
-        GatheredBits gathered;
-        gathered.add(code_part(width, place.k, place.nibble, part),
-                     stored_code(codes[word] >> (8 * j) & 255, width));
-        replace_bits(word_of(unit, width, gathered.word, place.lane), gathered.mask, gathered.bits);
-      }
+      replace_bits(word_of(unit, width, part.word, place.lane + 4 * j), ones << part.shift,
+                   (stored >> (8 * j + part.from) & ones) << part.shift);
     }
   }
 }

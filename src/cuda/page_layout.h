@@ -88,18 +88,11 @@ GTQ_HD int n_code_parts(int width, int k) {
 
 GTQ_HD CodePart code_part(int width, int k, int nibble, int part) {
   const int at = 4 * nibble;
-  switch (width) {
-    case 1:
-      return {0, at + k, 0, 1};
-    case 2:
-      return {k >> 1, at + 2 * (k & 1), 0, 2};
-    case 3:
-      return k < 3 ? CodePart{k, at, 0, 3} : CodePart{part, at + 3, part, 1};
-    default:
-      break;
-  }
-  if (part == 0) return {k, at, 0, 4};
-  return width == 5 ? CodePart{4, at + k, 4, 1} : CodePart{4 + (k >> 1), at + 2 * (k & 1), 4, 2};
+  if (width == 3) return k < 3 ? CodePart{k, at, 0, 3} : CodePart{part, at + 3, part, 1};
+  // The low four bits, then the others as codes of so many bits.
+  const int n = part == 1 ? width - 4 : width < 4 ? width : 4;
+  const int log_per_nibble = n == 1 ? 2 : n == 2 ? 1 : 0;
+  return {4 * part + (k >> log_per_nibble), at + n * (k & ((1 << log_per_nibble) - 1)), 4 * part, n};
 }
 
 }  // namespace gtq::cuda

@@ -91,13 +91,17 @@ __global__ void scatter_kernel(LayerView layer, Cache cache, const std::int64_t*
     const std::uint8_t* row = key_rows + piece.row * layer.key_token_bytes + head.key_row_offset;
     const int width = head.widths[piece.sixteen], before = sum_of_widths(head.widths, piece.sixteen);
     unpack(row + 1 + 2 * before, width, codes);
-    put_key_codes(page + 128 * before, width, at.in_page, codes);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) put_key_run(page + 128 * before, width, at.in_page, t, codes[t]);
     if (piece.sixteen == 0) page[head.key_bytes - kCells + at.in_page] = row[0];
   } else {
     std::uint8_t* page = cache.value_pages + at.page * layer.value_page_bytes + head.value_offset;
     const std::uint8_t* row = value_rows + piece.row * layer.value_token_bytes + head.value_row_offset;
     unpack(row + 1 + 2 * layer.v_width * piece.sixteen, layer.v_width, codes);
-    put_value_codes(page, layer.head_dim_v, layer.v_width, at.in_page, piece.sixteen, codes);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      put_value_run(page, layer.head_dim_v, layer.v_width, at.in_page, 4 * piece.sixteen + t, codes[t]);
+    }
     if (piece.sixteen == 0) page[head.value_bytes - kCells + at.in_page] = row[0];
   }
 }

@@ -1,35 +1,28 @@
 // Quantizes rows of keys and values into pages, bit by bit as KeyCodec and ValueCodec do (src/codec).
 //
-// L lanes of a warp (a power of two, at least head_dim / 16) do one vector; a lane owns one quant_group of a
-// key or 16 dims of a value in registers. Sums run in the order of the CPU codec: within a lane, then lane
-// after lane. This file is compiled without contraction to fused multiply-adds. Norm codes come from a table of
-// the smallest norm of every code, made with the CPU's own functions, so no logarithm has to agree. One source
-// of difference is left: sines and cosines of doubles whose last bit decides how they round to float. Grid: x
-// over vectors, y = 0 keys, 1 values.
+// A warp does one vector at a time; the warps of a thread block do rows of one head and share its tables in
+// shared memory. Everything that comes from device memory is asked for before anything is waited for. Floats
+// are rounded and summed as on the CPU, integers in any order; the file is compiled without contraction to
+// fused multiply-adds. One source of difference is left: sines and cosines of doubles whose last bit decides
+// how they round to float. Grid: x over rows, y KV head, z 0 keys, 1 values.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>
 
+#include "cuda/encode_search.cuh"
+#include "cuda/hadamard.cuh"
 #include "cuda/layer.h"
 #include "cuda/page_codes.cuh"
+#include "cuda/ptx.cuh"
 #include "gtq/error.h"
 
 namespace gtq::cuda {
 namespace {
 
-constexpr int kThreads = 64;
-constexpr int kOwn = 16;        // elements of a lane
-constexpr int kCandidates = 5;  // norm codes -4, -2, 0, 2, 4 around that of the rms
-
-// Shared memory; the last index is the thread.
-struct Scratch {
-  CodecTable codec;
-  float residual[2][kOwn][kThreads];   // key minus mean key, per mean
-  double distance[2][kOwn][kThreads];  // its weighted square
-  std::uint32_t codes[kCandidates][kOwn / 4][kThreads];
-  float fit[2][kCandidates][kThreads];  // sums of y centroid and of centroid^2 of the lane's group
-};
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kBlocksPerMultiprocessor = 8;  // more rows go to the same thread blocks
 
 struct StoreParams {
   LayerView layer;
@@ -40,360 +33,409 @@ struct StoreParams {
   long long n_rows;
 };
 
-// The part of a vector that a lane owns.
-struct Owner {
-  int lane, n_lanes, n_used;  // of the vector; n_used own elements
-  long long row;
-  int head;
-  bool active;
+// kRuns: runs of a lane, for heads of up to 128 kRuns dims.
+template <int kRuns>
+struct WarpScratch {
+  float row[128 * kRuns];               // the vector as given, by dim
+  float means[2][128 * kRuns];          // mean keys turned to the row's position, by slot
+  float2 sums[8 * kRuns][kTriedNorms];  // yc, cc of each quant_group
 };
 
-__device__ Owner find_owner(const StoreParams& p, int head_dim) {
-  Owner own;
-  own.n_used = head_dim / kOwn;
-  own.n_lanes = own.n_used <= 1 ? 1 : 1 << (32 - __clz(own.n_used - 1));
-  const long long i = static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x;
-  own.lane = static_cast<int>(i % own.n_lanes);
-  const long long vector = i / own.n_lanes;
-  own.row = vector / p.layer.n_kv_heads;
-  own.head = static_cast<int>(vector % p.layer.n_kv_heads);
-  own.active = own.row < p.n_rows && p.cells[own.row] >= 0;
-  return own;
-}
+template <int kRuns>
+struct Shared {
+  NormTable norms;
+  LevelGrid levels;
+  CentredPair centred[64 * kRuns];
+  WarpScratch<kRuns> warps[kWarps];
+};
 
-__device__ float load_element(const Rows& rows, long long i) {
-  switch (rows.type) {
-    case Type::kF16:
-      return __half2float(static_cast<const __half*>(rows.data)[i]);
-    case Type::kBf16:
-      return __bfloat162float(static_cast<const __nv_bfloat16*>(rows.data)[i]);
-    default:
-      return static_cast<const float*>(rows.data)[i];
-  }
-}
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-__device__ float load_finite(const Rows& rows, const Owner& own, int dim) {
-  const float x = load_element(rows, own.row * rows.row_stride + own.head * rows.head_stride + dim);
-  return isfinite(x) ? x : 0.0f;
-}
+// A vector on its way to shared memory: x[i] is element 32 i + lane.
+template <int kRuns>
+struct Row {
+  float x[4 * kRuns];
+  long long cell;
+  int position;
 
-template <typename T>
-__device__ T from_lane(const Owner& own, T x, int lane) {
-  return __shfl_sync(~0u, x, lane, own.n_lanes);
-}
-
-// sums[i] = x[i] of lane 0 + x[i] of lane 1 + ..., in this order.
-template <typename T, int kSums>
-__device__ void sum_lanes(const Owner& own, T (&x)[kSums]) {
-  T sums[kSums] = {};
-  for (int g = 0; g < own.n_used; ++g) {
+  template <typename T>
+  __device__ __forceinline__ void load_as(const void* data, long long first, int head_dim, int lane) {
+    const T* from = static_cast<const T*>(data) + first;
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] += from_lane(own, x[i], g);
-  }
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) x[i] = sums[i];
-}
-
-// sums[c] = x[c][0] + x[c][1] + ... over all elements of the vector, in order.
-template <typename T, int kChains>
-__device__ void chain_sums(const Owner& own, const T (&x)[kChains][kOwn], T (&sums)[kChains]) {
-#pragma unroll
-  for (int c = 0; c < kChains; ++c) sums[c] = 0;
-  for (int g = 0; g < own.n_used; ++g) {
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) {
-#pragma unroll
-      for (int c = 0; c < kChains; ++c) sums[c] += x[c][j];
-    }
-#pragma unroll
-    for (int c = 0; c < kChains; ++c) sums[c] = from_lane(own, sums[c], g);
-  }
-}
-
-// Sums of both distances over all elements, in order.
-__device__ void chain_distances(const Owner& own, const Scratch& scratch, double (&sums)[2]) {
-  sums[0] = sums[1] = 0;
-#pragma unroll 1
-  for (int g = 0; g < own.n_used; ++g) {
-#pragma unroll 4
-    for (int j = 0; j < kOwn; ++j) {
-      sums[0] += scratch.distance[0][j][threadIdx.x];
-      sums[1] += scratch.distance[1][j][threadIdx.x];
-    }
-    sums[0] = from_lane(own, sums[0], g);
-    sums[1] = from_lane(own, sums[1], g);
-  }
-}
-
-// codes[i]: largest code whose smallest norm is at most norms[i]; starts ascend.
-template <int kNorms>
-__device__ void find_norm_codes(const float* starts, int n_codes, const float (&norms)[kNorms],
-                                int (&codes)[kNorms]) {
-#pragma unroll
-  for (int i = 0; i < kNorms; ++i) codes[i] = 0;
-#pragma unroll 1
-  for (int bit = n_codes / 2; bit > 0; bit /= 2) {
-#pragma unroll
-    for (int i = 0; i < kNorms; ++i) {
-      if (norms[i] >= starts[codes[i] + bit]) codes[i] += bit;
+    for (int i = 0; i < 4 * kRuns; ++i) {
+      const int dim = 32 * i + lane;
+      x[i] = dim < head_dim ? to_float(from[dim]) : 0.0f;
     }
   }
-}
 
-__device__ int find_norm_code(const float* starts, int n_codes, float norm) {
-  const float norms[1] = {norm};
-  int codes[1];
-  find_norm_codes(starts, n_codes, norms, codes);
-  return codes[0];
-}
-
-// codes[i]: number of thresholds below y[i] * inverse.
-__device__ void nearest_codes(const float* thresholds, int width, const float (&y)[kOwn], float inverse,
-                              int (&codes)[kOwn]) {
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) codes[i] = 0;
-#pragma unroll 1
-  for (int bit = 1 << (width - 1); bit > 0; bit /= 2) {
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      if (y[i] * inverse > thresholds[codes[i] + bit - 1]) codes[i] += bit;
+  __device__ __forceinline__ void load(const StoreParams& p, const Rows& rows, int head_dim, long long row,
+                                       int lane) {
+    cell = p.cells[row];
+    position = p.positions[row];
+    const long long first = row * rows.row_stride + blockIdx.y * rows.head_stride;
+    switch (rows.type) {
+      case Type::kF16:
+        return load_as<__half>(rows.data, first, head_dim, lane);
+      case Type::kBf16:
+        return load_as<__nv_bfloat16>(rows.data, first, head_dim, lane);
+      default:
+        return load_as<float>(rows.data, first, head_dim, lane);
     }
   }
-}
 
-template <int kPoints>
-__device__ void butterflies(float (&x)[kPoints]) {
+  __device__ __forceinline__ void put_finite(float* to, int lane) const {
 #pragma unroll
-  for (int half = 1; half < kPoints; half *= 2) {
-#pragma unroll
-    for (int i = 0; i < kPoints; ++i) {
-      if ((i & half) != 0) continue;
-      const float a = x[i], b = x[i + half];
-      x[i] = a + b;
-      x[i + half] = a - b;
-    }
+    for (int i = 0; i < 4 * kRuns; ++i) to[32 * i + lane] = isfinite(x[i]) ? x[i] : 0.0f;
   }
-}
+};
 
-// Mean key c of slot pair i at a position.
-__device__ float2 rotated_mean(const HeadTable& head, int head_dim, int c, int pair, float2 turn) {
-  const float x = head.mean_keys[c * head_dim + head.dims[2 * pair]];
-  const float y = head.mean_keys[c * head_dim + head.dims[2 * pair + 1]];
-  return make_float2(x * turn.x - y * turn.y, x * turn.y + y * turn.x);
-}
-
-// Residuals of a slot pair to both mean keys, and their weighted squares.
-__device__ void pair_residuals(const StoreParams& p, const HeadTable& head, const Owner& own, int i,
-                               Scratch& scratch) {
-  const int slot = own.lane * kOwn + i, thread = static_cast<int>(threadIdx.x);
-  const float k[2] = {load_finite(p.keys, own, head.dims[slot]), load_finite(p.keys, own, head.dims[slot + 1])};
-  float2 turn = make_float2(1, 0);
-  if (head.pair_centred[slot / 2] != 0) {
-    double sine, cosine;
-    sincos(head.pair_theta[slot / 2] * static_cast<double>(p.positions[own.row]), &sine, &cosine);
-    turn = make_float2(static_cast<float>(cosine), static_cast<float>(sine));
-  }
-#pragma unroll
-  for (int c = 0; c < 2; ++c) {
-    const float2 mean = rotated_mean(head, p.layer.head_dim_k, c, slot / 2, turn);
-    const float means[2] = {mean.x, mean.y};
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const double difference = static_cast<double>(k[e]) - means[e];
-      scratch.residual[c][i + e][thread] = k[e] - means[e];
-      scratch.distance[c][i + e][thread] = head.weight[slot + e] * difference * difference;
-    }
+// Starts a copy by all threads of the block; n_bytes is a multiple of 16.
+__device__ __forceinline__ void copy_table(void* to, const void* from, int n_bytes) {
+  for (int i = 16 * static_cast<int>(threadIdx.x); i < n_bytes; i += 16 * kThreads) {
+    copy_16(shared_address(static_cast<char*>(to) + i), static_cast<const char*>(from) + i);
   }
 }
 
-// y = signed and scaled residual of the lane's group to the nearer mean key; returns that mean's index.
-__device__ int key_residual(const StoreParams& p, const HeadTable& head, const Owner& own, Scratch& scratch,
-                            float (&y)[kOwn]) {
-  const int thread = static_cast<int>(threadIdx.x);
-#pragma unroll 1
-  for (int i = 0; i < kOwn; i += 2) {
-    if (own.lane < own.n_used) pair_residuals(p, head, own, i, scratch);
-  }
-  double sums[2];
-  chain_distances(own, scratch, sums);
-  const int c = sums[0] < sums[1] ? 0 : 1;
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    const int slot = own.lane * kOwn + i;
-    y[i] = own.lane < own.n_used
-               ? scratch.codec.key_signs[slot] * head.scale[slot] * scratch.residual[c][i][thread]
-               : 0.0f;
-  }
-  return c;
-}
+// Bytes: of a head in a page of all heads, and of its norms from there.
+struct PageOffsets {
+  std::uint32_t codes, norms;
+};
 
-// Codes of y / norm of every candidate, four to a word, and the lane's sums of the least-squares fit.
-__device__ void quantize(const float (&y)[kOwn], int width, int start, Scratch& scratch) {
-  const CodecTable& codec = scratch.codec;
-  const int thread = static_cast<int>(threadIdx.x);
-#pragma unroll 1
-  for (int k = 0; k < kCandidates; ++k) {
-    const float inverse = 1.0f / codec.key_norms[min(max(start + 2 * k - 4, 0), kKeyNormCodes - 1)];
-    int codes[kOwn];
-    nearest_codes(codec.thresholds[width - 1], width, y, inverse, codes);
-    float yc = 0, cc = 0;
-#pragma unroll
-    for (int i = 0; i < kOwn; i += 4) {
-      std::uint32_t word = 0;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float centroid = codec.centroids[width - 1][codes[i + j]];
-        word |= static_cast<std::uint32_t>(codes[i + j]) << (8 * j);
-        yc += y[i + j] * centroid;
-        cc += centroid * centroid;
-      }
-      scratch.codes[k][i / 4][thread] = word;
-    }
-    scratch.fit[0][k][thread] = yc;
-    scratch.fit[1][k][thread] = cc;
-  }
-}
-
-// Index and norm code of the candidate with the smallest weighted error; index -1 when all errors are not
-// finite.
-__device__ int2 choose_fit(const Owner& own, float group_weight, float yy, const Scratch& scratch) {
-  float yc[kCandidates], cc[kCandidates], ratio[kCandidates];
-#pragma unroll
-  for (int k = 0; k < kCandidates; ++k) {
-    yc[k] = group_weight * scratch.fit[0][k][threadIdx.x];
-    cc[k] = group_weight * scratch.fit[1][k][threadIdx.x];
-  }
-  sum_lanes(own, yc);
-  sum_lanes(own, cc);
-#pragma unroll
-  for (int k = 0; k < kCandidates; ++k) ratio[k] = yc[k] / cc[k];
-  int norms[kCandidates];
-  find_norm_codes(scratch.codec.key_norm_starts, kKeyNormCodes, ratio, norms);
-  int2 best = make_int2(-1, 0);
-  float best_error = INFINITY;
-#pragma unroll
-  for (int k = 0; k < kCandidates; ++k) {
-    const float fitted = scratch.codec.key_norms[norms[k]];
-    const float error = yy - 2 * fitted * yc[k] + fitted * fitted * cc[k];
-    if (error < best_error) {
-      best_error = error;
-      best = make_int2(k, norms[k]);
-    }
-  }
-  return best;
-}
-
-__device__ void store_key(const StoreParams& p, Scratch& scratch) {
-  const Owner own = find_owner(p, p.layer.head_dim_k);
-  if (!__any_sync(~0u, own.active)) return;
-  const HeadTable head = p.layer.heads[own.head];
-  const int width = own.lane < own.n_used ? head.widths[own.lane] : 1;
-  float y[kOwn];
-  Owner read = own;
-  if (!own.active) read.row = 0;  // computes beside the others
-  const int c = key_residual(p, head, read, scratch, y);
-  const float group_weight = own.lane < own.n_used ? head.group_weight[own.lane] : 0.0f;
-  float group_sum = 0, group_yy = 0;
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) group_sum += y[i] * y[i];
-  butterflies(y);
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    y[i] *= 0.25f;
-    group_yy += y[i] * y[i];
-  }
-  // Sum and weights before the transform for the start of the search; energy after it for the errors.
-  float sums[3] = {group_weight * group_sum, group_weight * static_cast<float>(kOwn), group_weight * group_yy};
-  sum_lanes(own, sums);
-  const int start = find_norm_code(scratch.codec.key_norm_starts, kKeyNormCodes, sqrtf(sums[0] / sums[1]));
-  quantize(y, width, start, scratch);
-  const int2 best = choose_fit(own, group_weight, sums[2], scratch);
-  if (!own.active || own.lane >= own.n_used) return;
-  std::uint32_t words[kOwn / 4];
-#pragma unroll
-  for (int i = 0; i < kOwn / 4; ++i) words[i] = best.x < 0 ? 0 : scratch.codes[best.x][i][threadIdx.x];
-  const CellPlace at = place_of_cell(p.cells[own.row]);
-  std::uint8_t* page = p.cache.key_pages + at.page * p.layer.key_page_bytes + head.key_offset;
-  put_key_codes(page + 128 * sum_of_widths(head.widths, own.lane), width, at.in_page, words);
-  if (own.lane == 0) {
-    page[head.key_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(c << 7 | best.y);
-    if (own.head == 0) p.cache.positions[p.cells[own.row]] = p.positions[own.row];
-  }
-}
-
-// Hadamard transform of runs of `n_points` elements over the lanes of a vector, n_points a power of two.
-__device__ void rotate_value(const Owner& own, int n_points, float (&y)[kOwn]) {
-  butterflies(y);
-  for (int bit = 1; bit < n_points / kOwn; bit *= 2) {
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const float other = __shfl_xor_sync(~0u, y[i], bit, own.n_lanes);
-      y[i] = (own.lane & bit) != 0 ? other - y[i] : y[i] + other;
-    }
-  }
-  const float scale = 1.0f / sqrtf(static_cast<float>(n_points));
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) y[i] *= scale;
-}
-
-__device__ void store_value(const StoreParams& p, Scratch& scratch) {
-  const Owner own = find_owner(p, p.layer.head_dim_v);
-  if (!__any_sync(~0u, own.active)) return;
-  const HeadTable head = p.layer.heads[own.head];
-  const CodecTable& codec = scratch.codec;
-  const int d = p.layer.head_dim_v, width = p.layer.v_width, thread = static_cast<int>(threadIdx.x);
-  const float inverse_rms = 1.0f / head.v_rms;
-  Owner read = own;
-  if (!own.active) read.row = 0;
-#pragma unroll 1
-  for (int i = 0; i < kOwn; ++i) {
-    const int dim = own.lane * kOwn + i;
-    scratch.residual[0][i][thread] =
-        own.lane < own.n_used ? codec.value_signs[dim] * load_finite(p.values, read, dim) * inverse_rms : 0.0f;
-  }
-  float y[kOwn], terms[1][kOwn], sums[1];
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    y[i] = scratch.residual[0][i][thread];
-    terms[0][i] = y[i] * y[i];
-  }
-  chain_sums(own, terms, sums);
-  const float sum = sums[0];
-  rotate_value(own, d & -d, y);
-  const float norm = sqrtf(sum / static_cast<float>(d));
-  const float inverse = norm > 0.0f ? 1.0f / norm : 0.0f;
-  int codes[kOwn];
-  nearest_codes(codec.thresholds[width - 1], width, y, inverse, codes);
-  std::uint32_t words[kOwn / 4] = {};
-#pragma unroll
-  for (int i = 0; i < kOwn; ++i) {
-    const float centroid = codec.centroids[width - 1][codes[i]];
-    words[i / 4] |= static_cast<std::uint32_t>(codes[i]) << (8 * (i % 4));
-    terms[0][i] = centroid * centroid;
-  }
-  chain_sums(own, terms, sums);
-  if (!own.active || own.lane >= own.n_used) return;
-  const CellPlace at = place_of_cell(p.cells[own.row]);
-  std::uint8_t* page = p.cache.value_pages + at.page * p.layer.value_page_bytes + head.value_offset;
-  put_value_codes(page, d, width, at.in_page, own.lane, words);
-  if (own.lane == 0) {
-    page[head.value_bytes - kCells + at.in_page] = static_cast<std::uint8_t>(
-        find_norm_code(codec.value_norm_starts, kValueNormCodes, sqrtf(sum / sums[0])));
-  }
-}
-
-__global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__ StoreParams p) {
-  __shared__ Scratch scratch;
-  const uint4* from = reinterpret_cast<const uint4*>(p.layer.codec);
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(CodecTable) / 16); i += kThreads) {
-    reinterpret_cast<uint4*>(&scratch.codec)[i] = from[i];
-  }
+// encode(cell, position) for every row of this warp, the vector in scratch.row. Waits for the tables.
+template <int kRuns, typename Encode>
+__device__ __forceinline__ void for_each_row(const StoreParams& p, const Rows& rows, int head_dim,
+                                             WarpScratch<kRuns>& scratch, Encode encode) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  long long row = static_cast<long long>(blockIdx.x) * kWarps + warp;
+  Row<kRuns> next;
+  if (row < p.n_rows) next.load(p, rows, head_dim, row, lane);
+  copy_wait<0>();
   __syncthreads();
-  if (blockIdx.y == 0) {
-    store_key(p, scratch);
+#pragma unroll 1
+  while (row < p.n_rows) {
+    const long long cell = next.cell;
+    const int position = next.position;
+    next.put_finite(scratch.row, lane);
+    row += static_cast<long long>(gridDim.x) * kWarps;
+    if (row < p.n_rows) next.load(p, rows, head_dim, row, lane);
+    __syncwarp();
+    if (cell >= 0) encode(cell, position);
+    __syncwarp();
+  }
+}
+
+// Both mean keys at a position; slots without a mean key keep their zeros.
+template <int kRuns>
+__device__ __forceinline__ void turn_means(const CentredPair* pairs, int n_pairs, int position, int lane,
+                                           float (&means)[2][128 * kRuns]) {
+#pragma unroll 1
+  for (int i = lane; i < n_pairs; i += 32) {
+    const CentredPair& pair = pairs[i];
+    double sine, cosine;
+    sincos(pair.theta * static_cast<double>(position), &sine, &cosine);
+    const float c = static_cast<float>(cosine), s = static_cast<float>(sine);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const float x = pair.mean[m][0], y = pair.mean[m][1];
+      *reinterpret_cast<float2*>(&means[m][pair.slot]) = make_float2(x * c - y * s, x * s + y * c);
+    }
+  }
+  __syncwarp();
+}
+
+// A key in the order of its slots, and both mean keys.
+template <int kRuns>
+struct KeySlots {
+  float key[kRuns][4], means[2][kRuns][4];
+
+  __device__ __forceinline__ KeySlots(const KeyRun (&runs)[kRuns], const WarpScratch<kRuns>& scratch,
+                                      int lane) {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        key[r][i] = scratch.row[runs[r].dims[i]];
+        for (int m = 0; m < 2; ++m) means[m][r][i] = scratch.means[m][128 * r + 4 * lane + i];
+      }
+    }
+  }
+
+  // By sums in the order of the format.
+  __device__ __forceinline__ int nearer_mean_in_order(const KeyRun (&runs)[kRuns]) const {
+    double sums[2] = {};
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+#pragma unroll 1
+      for (int from = 0; from < 32; ++from) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const double weight = __shfl_sync(~0u, runs[r].weight[i], from);
+          const double x = __shfl_sync(~0u, key[r][i], from);
+#pragma unroll
+          for (int m = 0; m < 2; ++m) {
+            const double e = x - static_cast<double>(__shfl_sync(~0u, means[m][r][i], from));
+            sums[m] += weight * e * e;
+          }
+        }
+      }
+    }
+    return sums[0] < sums[1] ? 0 : 1;
+  }
+
+  // The same by sums in float and another order, unless they are too close to decide: they are rounded some 20
+  // times, each time by up to 2^-24 of themselves.
+  __device__ __forceinline__ int nearer_mean(const KeyRun (&runs)[kRuns]) const {
+    float sums[2] = {};
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          const float e = key[r][i] - means[m][r][i];
+          sums[m] += e * e * runs[r].weight[i];
+        }
+      }
+    }
+#pragma unroll
+    for (int bit = 1; bit < 32; bit *= 2) {
+      sums[0] += __shfl_xor_sync(~0u, sums[0], bit);
+      sums[1] += __shfl_xor_sync(~0u, sums[1], bit);
+    }
+    const float both = sums[0] + sums[1], margin = 0x1p-16f * both;
+    if (both > 0x1p-60f) {  // numbers so small have other errors
+      if (sums[0] < sums[1] - margin) return 0;
+      if (sums[1] < sums[0] - margin) return 1;
+    }
+    return nearer_mean_in_order(runs);
+  }
+};
+
+// Sum over the 4 lanes of a quant_group.
+template <typename T>
+__device__ __forceinline__ T sum_group(T x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Sum of squares of a quant_group; x, one lane's, has 32 bits.
+__device__ __forceinline__ std::uint64_t sum_group_squares(std::uint32_t x) {
+  return (static_cast<std::uint64_t>(sum_group(x >> 16)) << 16) + sum_group(x & 0xffff);
+}
+
+// Sum of one number of every quant_group, in their order.
+template <int kRuns>
+__device__ __forceinline__ float sum_groups(const float (&x)[kRuns]) {
+  float sum = 0;
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+    for (int g = 0; g < 8; ++g) sum += __shfl_sync(~0u, x[r], 4 * g);
+  }
+  return sum;
+}
+
+// Signed and scaled residuals, transformed.
+template <int kRuns>
+__device__ __forceinline__ void transform_key(const KeyRun (&runs)[kRuns], const KeySlots<kRuns>& slots, int c,
+                                              int lane, float (&y)[kRuns][4]) {
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float mean = c == 0 ? slots.means[0][r][i] : slots.means[1][r][i];
+      y[r][i] = limited(runs[r].gain[i] * (slots.key[r][i] - mean));
+    }
+    hadamard_own(y[r]);
+    hadamard_lanes(y[r], 1, lane);
+    hadamard_lanes(y[r], 2, lane);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[r][i] *= 0.25f;
+  }
+}
+
+// Weighted sums of all groups for the norms of `multiplier`: lane t gets those of norm t.
+template <int kRuns>
+__device__ __forceinline__ float2 sum_key_codes(const LevelGrid& levels, const KeyRun (&runs)[kRuns],
+                                                const FixedRuns<kRuns>& v, int multiplier, int lane,
+                                                float2 (&group_sums)[8 * kRuns][kTriedNorms]) {
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    const std::uint32_t* grid = levels.cells[runs[r].width - 1];
+#pragma unroll
+    for (int t = 0; t < kTriedNorms; ++t) {
+      CodeSums sums{};
+      add_code_sums(grid, v.f[r], __shfl_sync(~0u, multiplier, t), sums);
+      const float yc = static_cast<float>(sum_group(sums.yc)), cc = static_cast<float>(sum_group(sums.cc));
+      if (lane % 4 == t % 4) {
+        group_sums[8 * r + lane / 4][t] = make_float2(runs[r].yc_weight * yc, runs[r].cc_weight * cc);
+      }
+    }
+  }
+  __syncwarp();
+  float2 total = make_float2(0, 0);
+#pragma unroll
+  for (int g = 0; g < 8 * kRuns; ++g) {
+    const float2 sums = group_sums[g][min(lane, kTriedNorms - 1)];
+    total.x += sums.x;
+    total.y += sums.y;
+  }
+  return total;
+}
+
+template <int kRuns>
+__device__ void store_keys(const StoreParams& p, Shared<kRuns>& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int d = p.layer.head_dim_k, h = static_cast<int>(blockIdx.y);
+  copy_table(&shared.norms, &p.layer.codec->key_norms, sizeof shared.norms);
+  copy_table(shared.centred, p.layer.encode.centred + h * (d / 2),
+             d / 2 * static_cast<int>(sizeof(CentredPair)));
+  const PageOffsets offsets = {p.layer.heads[h].key_offset, p.layer.heads[h].key_bytes - kCells};
+  const EncodeHead head = p.layer.encode.heads[h];
+  WarpScratch<kRuns>& scratch = shared.warps[warp];
+  KeyRun runs[kRuns];
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    runs[r] = p.layer.encode.key_runs[h * kMostRuns + 32 * r + lane];
+    for (int m = 0; m < 2; ++m) {
+      *reinterpret_cast<float4*>(&scratch.means[m][128 * r + 4 * lane]) = make_float4(0, 0, 0, 0);
+    }
+  }
+  for_each_row<kRuns>(p, p.keys, d, scratch, [&](long long cell, int position) {
+    turn_means<kRuns>(shared.centred, head.n_centred, position, lane, scratch.means);
+    const KeySlots<kRuns> slots(runs, scratch, lane);
+    const int c = head.one_mean != 0 ? 1 : slots.nearer_mean(runs);
+    float y[kRuns][4], squares[kRuns];
+    transform_key(runs, slots, c, lane, y);
+    const FixedRuns<kRuns> v = to_fixed(y);
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+      squares[r] = runs[r].group_weight * static_cast<float>(sum_group_squares(sum_squares(v.f[r])));
+    }
+    const float yy = sum_groups(squares);
+    const float rms = sqrtf(yy / head.total_weight) * v.unit;
+    const int multiplier = find_multiplier(shared.norms, rms, v.unit, lane);
+    const float2 sums = sum_key_codes(shared.levels, runs, v, multiplier, lane, scratch.sums);
+    const Choice best = choose_key_norm(shared.norms, sums.x, sums.y, yy, v.unit, v.inverse_unit);
+    const int chosen = __shfl_sync(~0u, multiplier, best.tried);
+    const CellPlace at = place_of_cell(cell);
+    std::uint8_t* page = p.cache.key_pages + at.page * p.layer.key_page_bytes + offsets.codes;
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+      const int width = runs[r].width;
+      if (128 * r + 4 * lane >= d) break;
+      put_key_run(page + runs[r].offset, width, at.in_page, lane % 4,
+                  find_codes(shared.levels.cells[width - 1], width, v.f[r], chosen));
+    }
+    if (lane != 0) return;
+    page[offsets.norms + at.in_page] = static_cast<std::uint8_t>(c << 7 | best.norm_code);
+    if (h == 0) p.cache.positions[cell] = position;
+  });
+}
+
+// Signed and scaled elements, transformed in runs of n_points.
+template <int kRuns>
+__device__ __forceinline__ void transform_value(const float* row, const float4 (&gains)[kRuns], int n_points,
+                                                float scale, int lane, float (&y)[kRuns][4]) {
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+    const float4 x = *reinterpret_cast<const float4*>(row + 128 * r + 4 * lane);
+    y[r][0] = limited(x.x * gains[r].x);
+    y[r][1] = limited(x.y * gains[r].y);
+    y[r][2] = limited(x.z * gains[r].z);
+    y[r][3] = limited(x.w * gains[r].w);
+    hadamard_own(y[r]);
+  }
+#pragma unroll 1
+  for (int bit = 1; bit < 32 && 4 * bit < n_points; bit *= 2) {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) hadamard_lanes(y[r], bit, lane);
+  }
+  if constexpr (kRuns == 2) {
+    if (n_points == 256) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float a = y[0][i], b = y[1][i];
+        y[0][i] = a + b;
+        y[1][i] = a - b;
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[r][i] *= scale;
+  }
+}
+
+// Lane t: the sums over all lanes for norm t.
+template <int kRuns>
+__device__ __forceinline__ CodeSums sum_value_codes(const std::uint32_t* grid, const FixedRuns<kRuns>& v,
+                                                    int multiplier, int lane) {
+  CodeSums mine{};
+#pragma unroll
+  for (int t = 0; t < kTriedNorms; ++t) {
+    CodeSums sums{};
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) add_code_sums(grid, v.f[r], __shfl_sync(~0u, multiplier, t), sums);
+    sums.yc = __reduce_add_sync(~0u, sums.yc);
+    sums.cc = __reduce_add_sync(~0u, sums.cc);
+    if (t == 0 || t == lane) mine = sums;
+  }
+  return mine;
+}
+
+template <int kRuns>
+__device__ void store_values(const StoreParams& p, Shared<kRuns>& shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int d = p.layer.head_dim_v, width = p.layer.v_width, h = static_cast<int>(blockIdx.y);
+  copy_table(&shared.norms, &p.layer.codec->value_norms, sizeof shared.norms);
+  const PageOffsets offsets = {p.layer.heads[h].value_offset, p.layer.heads[h].value_bytes - kCells};
+  WarpScratch<kRuns>& scratch = shared.warps[warp];
+  const std::uint32_t* grid = shared.levels.cells[width - 1];
+  float4 gains[kRuns];
+#pragma unroll
+  for (int r = 0; r < kRuns; ++r) gains[r] = p.layer.encode.value_gains[h * kMostRuns + 32 * r + lane];
+  for_each_row<kRuns>(p, p.values, d, scratch, [&](long long cell, int) {
+    float y[kRuns][4];
+    transform_value(scratch.row, gains, d & -d, p.layer.encode.value_rotation_scale, lane, y);
+    const FixedRuns<kRuns> v = to_fixed(y);
+    std::uint32_t low = 0, high = 0;  // halves of 32 bits, so that no sum overflows
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+      const std::uint32_t squares = sum_squares(v.f[r]);
+      low += squares & 0xffff;
+      high += squares >> 16;
+    }
+    const std::uint64_t yy =
+        (static_cast<std::uint64_t>(__reduce_add_sync(~0u, high)) << 16) + __reduce_add_sync(~0u, low);
+    const float rms = sqrtf(static_cast<float>(yy) / static_cast<float>(d)) * v.unit;
+    const int multiplier = find_multiplier(shared.norms, rms, v.unit, lane);
+    const CodeSums sums = sum_value_codes(grid, v, multiplier, lane);
+    const Choice best =
+        choose_value_norm(shared.norms, sums.yc, sums.cc, yy, v.unit, p.layer.encode.value_step);
+    const int chosen = __shfl_sync(~0u, multiplier, best.tried);
+    const CellPlace at = place_of_cell(cell);
+    std::uint8_t* page = p.cache.value_pages + at.page * p.layer.value_page_bytes + offsets.codes;
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+      if (128 * r + 4 * lane >= d) break;
+      put_value_run(page, d, width, at.in_page, 32 * r + lane, find_codes(grid, width, v.f[r], chosen));
+    }
+    if (lane == 0) page[offsets.norms + at.in_page] = static_cast<std::uint8_t>(best.norm_code);
+  });
+}
+
+template <int kRuns>
+__global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__ StoreParams p) {
+  __shared__ Shared<kRuns> shared;
+  copy_table(&shared.levels, &p.layer.codec->levels, sizeof shared.levels);
+  if (blockIdx.z == 0) {
+    store_keys<kRuns>(p, shared);
   } else {
-    store_value(p, scratch);
+    store_values<kRuns>(p, shared);
   }
 }
 
@@ -401,15 +443,18 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const __grid_constant__
 
 void store(const StoreCall& call, Stream stream) {
   if (call.n_rows == 0) return;
-  const LayerView& layer = call.layer->impl().view;
+  const Layer::Impl& impl = call.layer->impl();
+  const LayerView& layer = impl.view;
   if (call.cache.positions == nullptr) throw Error("store on the GPU needs an array of positions");
   const StoreParams p{layer, call.cache, call.keys, call.values, call.cells, call.positions, call.n_rows};
-  const int most = std::max(layer.head_dim_k, layer.head_dim_v);
-  int n_lanes = 1;
-  while (n_lanes * kOwn < most) n_lanes *= 2;
-  const long long n_threads = call.n_rows * layer.n_kv_heads * n_lanes;
-  store_kernel<<<dim3(static_cast<unsigned>((n_threads + kThreads - 1) / kThreads), 2), kThreads, 0, stream>>>(
-      p);
+  const long long most = std::max(1, kBlocksPerMultiprocessor * impl.n_sms / (2 * layer.n_kv_heads));
+  const auto n_blocks = static_cast<unsigned>(std::min<long long>((call.n_rows + kWarps - 1) / kWarps, most));
+  const dim3 grid(n_blocks, static_cast<unsigned>(layer.n_kv_heads), 2);
+  if (std::max(layer.head_dim_k, layer.head_dim_v) <= 128) {
+    store_kernel<1><<<grid, kThreads, 0, stream>>>(p);
+  } else {
+    store_kernel<2><<<grid, kThreads, 0, stream>>>(p);
+  }
   check_launch("store");
 }
 

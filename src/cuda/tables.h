@@ -5,15 +5,13 @@
 
 #include <cstdint>
 
+#include "cuda/encode_tables.h"
 #include "cuda/page_layout.h"
 
 namespace gtq::cuda {
 
-inline constexpr int kMaxWidths = 6;
 inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 256
 inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
-inline constexpr int kKeyNormCodes = 128;
-inline constexpr int kValueNormCodes = 256;
 
 // Byte permute tables of the codebooks (codebook.cuh), passed as kernel argument: constant bank operands.
 struct Luts {
@@ -31,12 +29,9 @@ struct HeadTable {
   const std::uint8_t* widths;  // [n_groups]
   const std::uint16_t* dims;   // [head_dim_k] slot -> dim
   const float* scale;          // [head_dim_k] slot
-  const float* weight;         // [head_dim_k] slot
-  const float* group_weight;   // [n_groups] of the encoder
   const float* mean_keys;      // [2][head_dim_k] by dim
   // Slots 2 i and 2 i + 1 are the dims of one rope_block:
   const std::uint8_t* pair_centred;      // [head_dim_k / 2]
-  const double* pair_theta;              // [head_dim_k / 2] radians per position
   const std::uint64_t* pair_half_turns;  // [head_dim_k / 2] theta / (4 pi) as 0.64 fixed point
 };
 
@@ -75,13 +70,12 @@ GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_group
   return b;
 }
 
-// Tables of the encoder that do not depend on the head.
+// Codec tables that do not depend on the head.
 struct alignas(16) CodecTable {
   float key_signs[256], value_signs[256];
-  float centroids[kMaxWidths][64], thresholds[kMaxWidths][64];
-  float key_norms[kKeyNormCodes], value_norms[kValueNormCodes];
-  // Smallest float that gets norm code i or above; entry 0 is unused.
-  float key_norm_starts[kKeyNormCodes], value_norm_starts[kValueNormCodes];
+  float centroids[kMaxWidth][64];
+  NormTable key_norms, value_norms;
+  LevelGrid levels;
 };
 
 // Passed to kernels by value.
@@ -89,6 +83,7 @@ struct LayerView {
   const HeadTable* heads;
   const CodecTable* codec;
   const uint4* decode_blocks;  // [kv_head] DecodeBlock
+  EncodeTables encode;
   int n_kv_heads, head_dim_k, head_dim_v, v_width;
   int n_mean_groups;                                 // of the head that has most
   std::uint32_t key_bytes, value_bytes;              // of a page of one head; all heads have the same budget

@@ -1,5 +1,11 @@
 // Rows stored on the GPU are the CPU codec's, bit by bit.
+#include <cuda_fp16.h>
+
+#include <bit>
+
 #include "cuda/gpu.h"
+#include "gtq/error.h"
+#include "reference/half.h"
 
 namespace gtq::test {
 namespace {
@@ -56,37 +62,83 @@ std::size_t differing_rows(const std::vector<std::uint8_t>& a, const std::vector
   return n;
 }
 
-void check_store(unsigned seed, int d, const Budget& budget, int n_pages) {
-  Random random(seed);
-  const LayerProfile layer = random_layer(random, 8, 4, d, d, 0.4f);
-  const LayerCodec codec(layer, budget);
+struct StoreCase {
+  unsigned seed;
+  int head_dim_k, head_dim_v;
+  Budget budget;
+  int n_pages;
+  cuda::Type type = cuda::Type::kF32;
+  bool one_mean = false;
+};
+
+// Elements of the given type, with some of other rows between the heads; `elements` becomes what they hold.
+std::vector<std::uint8_t> as_bytes(cuda::Type type, int head_dim, int gap, std::vector<float>& elements) {
+  const int n_bytes = type == cuda::Type::kF32 ? 4 : 2;
+  std::vector<std::uint8_t> bytes;
+  for (std::size_t i = 0; i < elements.size(); ++i) {
+    std::uint32_t bits = std::bit_cast<std::uint32_t>(elements[i]);
+    if (type == cuda::Type::kBf16) {
+      elements[i] = std::bit_cast<float>(bits & 0xffff0000u);
+      bits >>= 16;
+    } else if (type == cuda::Type::kF16) {
+      bits = __half_raw(__float2half_rn(elements[i])).x;
+      elements[i] = static_cast<float>(reference::half_to_double(static_cast<std::uint16_t>(bits)));
+    }
+    for (int byte = 0; byte < n_bytes; ++byte) bytes.push_back(static_cast<std::uint8_t>(bits >> (8 * byte)));
+    if (i % head_dim == static_cast<std::size_t>(head_dim) - 1)
+      bytes.resize(bytes.size() + gap * n_bytes, 0x7f);
+  }
+  return bytes;
+}
+
+void check_store(const StoreCase& c) {
+  constexpr int kHeads = 4, kGap = 3;
+  Random random(c.seed);
+  LayerProfile layer = random_layer(random, 8, kHeads, c.head_dim_k, c.head_dim_v, 0.4f);
+  const std::size_t half = layer.mean_keys.size() / 2;
+  if (c.one_mean) std::copy_n(layer.mean_keys.begin(), half, layer.mean_keys.begin() + half);
+  const LayerCodec codec(layer, c.budget);
   const cuda::Layer tables(codec);
-  DeviceCache cache(codec, n_pages);
-  const std::int64_t n =
-      static_cast<std::int64_t>(n_pages) * kPageTokens - 5;  // the last cells stay as they are
-  const std::vector<std::int32_t> positions = consecutive(n, seed % 2 == 0 ? 0 : 40000);
-  const Vectors v = random_vectors(random, codec, layer, positions);
+  DeviceCache cache(codec, c.n_pages);
+  // The last cells stay as they are.
+  const std::int64_t n = static_cast<std::int64_t>(c.n_pages) * kPageTokens - 5;
+  const std::vector<std::int32_t> positions = consecutive(n, c.seed % 2 == 0 ? 0 : 40000);
+  Vectors v = random_vectors(random, codec, layer, positions);
   std::vector<std::int64_t> cells(n);
   for (std::int64_t i = 0; i < n; ++i) cells[i] = i;
   std::shuffle(cells.begin(), cells.end(), random);
-  const DeviceArray<float> keys(v.keys), values(v.values);
-  const DeviceArray<std::int64_t> device_cells(cells);
+  const DeviceArray<std::uint8_t> keys(as_bytes(c.type, c.head_dim_k, kGap, v.keys));
+  const DeviceArray<std::uint8_t> values(as_bytes(c.type, c.head_dim_v, kGap, v.values));
   const DeviceArray<std::int32_t> device_positions(positions);
+  const auto rows = [&](const DeviceArray<std::uint8_t>& data, int head_dim) {
+    return cuda::Rows{data.data(), c.type, kHeads * (head_dim + kGap), head_dim + kGap};
+  };
   cuda::StoreCall call;
   call.layer = &tables;
   call.cache = cache.view();
-  call.keys = {keys.data(), cuda::Type::kF32, 4 * d, d};
-  call.values = {values.data(), cuda::Type::kF32, 4 * d, d};
-  call.cells = device_cells.data();
+  call.keys = rows(keys, c.head_dim_k);
+  call.values = rows(values, c.head_dim_v);
   call.positions = device_positions.data();
   call.n_rows = n;
-  cuda::store(call, nullptr);
+  // Every third row in a call of its own.
+  const DeviceArray<std::int64_t> device_cells(cells);
+  for (int part = 0; part < 2; ++part) {
+    std::vector<std::int64_t> some = cells;
+    for (std::int64_t i = 0; i < n; ++i) {
+      if ((i % 3 == 0 ? 1 : 0) != part) some[i] = -1 - i;
+    }
+    const DeviceArray<std::int64_t> device_some(some);
+    call.cells = device_some.data();
+    cuda::store(call, nullptr);
+    expect_ok(cudaDeviceSynchronize());
+  }
   const TokenRows want = encode(codec, v, positions);
   DeviceArray<std::uint8_t> got_keys(want.keys.size()), got_values(want.values.size());
   cuda::gather_rows(tables, cache.view(), device_cells.data(), n, got_keys.data(), got_values.data(), nullptr);
-  EXPECT_EQ(differing_rows(got_keys.download(), want.keys, codec.key_token_bytes()), 0u) << seed << " of " << n;
+  EXPECT_EQ(differing_rows(got_keys.download(), want.keys, codec.key_token_bytes()), 0u)
+      << c.seed << " of " << n;
   EXPECT_EQ(differing_rows(got_values.download(), want.values, codec.value_token_bytes()), 0u)
-      << seed << " of " << n;
+      << c.seed << " of " << n;
   const std::vector<std::int32_t> stored = cache.positions();
   for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(stored[cells[i]], positions[i]);
   EXPECT_EQ(stored.back(), kEmptyCell);
@@ -96,13 +148,42 @@ TEST(CudaStore, SameBytesAsCpuCodec) {
   GTQ_NEEDS_GPU();
   const int dims[] = {64, 96, 128, 256};
   for (unsigned seed = 0; seed < 24; ++seed) {
-    check_store(seed, dims[seed % 4], Budget{1.0 + seed % 6, 1.0 + seed / 4}, 8);
+    const int d = dims[seed % 4];
+    check_store({seed, d, d, Budget{1.0 + seed % 6, 1.0 + seed / 4}, 8});
   }
+}
+
+TEST(CudaStore, HeadsOfOtherDims) {
+  GTQ_NEEDS_GPU();
+  check_store({30, 192, 128, Budget{3, 4}, 4});
+  check_store({31, 80, 64, Budget{4, 3}, 4});
+  check_store({32, 16, 32, Budget{2, 6}, 4});
+  check_store({33, 144, 160, Budget{5, 2}, 4});
+  check_store({34, 112, 224, Budget{6, 1}, 4});
+}
+
+TEST(CudaStore, RowsOfHalves) {
+  GTQ_NEEDS_GPU();
+  check_store({40, 128, 128, Budget{3, 3}, 8, cuda::Type::kF16});
+  check_store({41, 128, 128, Budget{3, 3}, 8, cuda::Type::kBf16});
+  check_store({42, 256, 64, Budget{4, 5}, 8, cuda::Type::kF16});
+}
+
+TEST(CudaStore, MeanKeysThatAreTheSame) {
+  GTQ_NEEDS_GPU();
+  check_store({50, 128, 128, Budget{3, 3}, 8, cuda::Type::kF32, true});
 }
 
 TEST(CudaStore, SameBytesOnManyRows) {
   GTQ_NEEDS_GPU();
-  check_store(100, 128, Budget{3, 3}, 1000);
+  check_store({100, 128, 128, Budget{3, 3}, 1000});
+}
+
+TEST(CudaStore, RefusesValueHeadsOfOddDims) {
+  GTQ_NEEDS_GPU();
+  Random random(1);
+  const LayerCodec codec(random_layer(random, 4, 2, 64, 80, 0.4f), Budget{3, 3});
+  EXPECT_THROW(cuda::Layer{codec}, Error);
 }
 
 }  // namespace
