@@ -33,6 +33,14 @@ struct StoreParams {
   long long n_rows;
 };
 
+struct WarpPlace {
+  int warp, lane;
+};
+__device__ __forceinline__ WarpPlace place_in_block() {
+  // The shuffle tells the compiler that the warp is the same in all lanes.
+  return {__shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0), static_cast<int>(threadIdx.x) % 32};
+}
+
 // kRuns: runs of a lane, for heads of up to 128 kRuns dims.
 template <int kRuns>
 struct WarpScratch {
@@ -107,10 +115,11 @@ struct PageOffsets {
 template <int kRuns, typename Encode>
 __device__ __forceinline__ void for_each_row(const StoreParams& p, const Rows& rows, int head_dim,
                                              WarpScratch<kRuns>& scratch, Encode encode) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const auto [warp, lane] = place_in_block();
   long long row = static_cast<long long>(blockIdx.x) * kWarps + warp;
   Row<kRuns> next;
   if (row < p.n_rows) next.load(p, rows, head_dim, row, lane);
+  copy_commit();
   copy_wait<0>();
   __syncthreads();
 #pragma unroll 1
@@ -287,7 +296,7 @@ __device__ __forceinline__ float2 sum_key_codes(const LevelGrid& levels, const K
 
 template <int kRuns>
 __device__ void store_keys(const StoreParams& p, Shared<kRuns>& shared) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const auto [warp, lane] = place_in_block();
   const int d = p.layer.head_dim_k, h = static_cast<int>(blockIdx.y);
   copy_table(&shared.norms, &p.layer.codec->key_norms, sizeof shared.norms);
   copy_table(shared.centred, p.layer.encode.centred + h * (d / 2),
@@ -373,13 +382,17 @@ __device__ __forceinline__ void transform_value(const float* row, const float4 (
 // Lane t: the sums over all lanes for norm t.
 template <int kRuns>
 __device__ __forceinline__ CodeSums sum_value_codes(const std::uint32_t* grid, const FixedRuns<kRuns>& v,
-                                                    int multiplier, int lane) {
+                                                    int multiplier, int head_dim, int lane) {
   CodeSums mine{};
 #pragma unroll
   for (int t = 0; t < kTriedNorms; ++t) {
+    const int m = __shfl_sync(~0u, multiplier, t);
     CodeSums sums{};
 #pragma unroll
-    for (int r = 0; r < kRuns; ++r) add_code_sums(grid, v.f[r], __shfl_sync(~0u, multiplier, t), sums);
+    for (int r = 0; r < kRuns; ++r) {
+      // Zeros past the end would count: they have a level, too.
+      if (128 * r + 4 * lane < head_dim) add_code_sums(grid, v.f[r], m, sums);
+    }
     sums.yc = __reduce_add_sync(~0u, sums.yc);
     sums.cc = __reduce_add_sync(~0u, sums.cc);
     if (t == 0 || t == lane) mine = sums;
@@ -389,7 +402,7 @@ __device__ __forceinline__ CodeSums sum_value_codes(const std::uint32_t* grid, c
 
 template <int kRuns>
 __device__ void store_values(const StoreParams& p, Shared<kRuns>& shared) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const auto [warp, lane] = place_in_block();
   const int d = p.layer.head_dim_v, width = p.layer.v_width, h = static_cast<int>(blockIdx.y);
   copy_table(&shared.norms, &p.layer.codec->value_norms, sizeof shared.norms);
   const PageOffsets offsets = {p.layer.heads[h].value_offset, p.layer.heads[h].value_bytes - kCells};
@@ -413,7 +426,7 @@ __device__ void store_values(const StoreParams& p, Shared<kRuns>& shared) {
         (static_cast<std::uint64_t>(__reduce_add_sync(~0u, high)) << 16) + __reduce_add_sync(~0u, low);
     const float rms = sqrtf(static_cast<float>(yy) / static_cast<float>(d)) * v.unit;
     const int multiplier = find_multiplier(shared.norms, rms, v.unit, lane);
-    const CodeSums sums = sum_value_codes(grid, v, multiplier, lane);
+    const CodeSums sums = sum_value_codes(grid, v, multiplier, d, lane);
     const Choice best =
         choose_value_norm(shared.norms, sums.yc, sums.cc, yy, v.unit, p.layer.encode.value_step);
     const int chosen = __shfl_sync(~0u, multiplier, best.tried);
