@@ -121,6 +121,10 @@ __device__ __forceinline__ int first_below(float cost, float bound) {
 struct Choice {
   int tried, norm_code;
 };
+// The multiplier of the codes that are taken, and the code of the norm that goes with them.
+struct FoundNorm {
+  int multiplier, norm_code;
+};
 
 // As choose_key_norm of codec/norm.h; yc, cc of lane t.
 __device__ __forceinline__ Choice choose_key_norm(const NormTable& table, float yc, float cc, float yy,

@@ -42,9 +42,9 @@ struct alignas(16) KeyRun {
 
 // A rope_block that has a mean key.
 struct alignas(16) CentredPair {
-  double theta;       // radians per position
-  float mean[2][2];   // [mean key][dim of the rope_block]
-  std::int32_t slot;  // of the first dim; the second follows
+  double theta;           // radians per position
+  float mean[kMeans][2];  // by dim of the rope_block
+  std::int32_t slot;      // of the first dim; the second follows
 };
 
 struct EncodeHead {

@@ -68,10 +68,10 @@ struct StoreCase {
   Budget budget;
   int n_pages;
   cuda::Type type = cuda::Type::kF32;
-  bool one_mean = false;
+  float mean_gap = -1;  // between both mean keys, relative; as they come if below 0
 };
 
-// Elements of the given type, with some of other rows between the heads; `elements` becomes what they hold.
+// Elements of the given type with a gap after each head; `elements` becomes what they hold.
 std::vector<std::uint8_t> as_bytes(cuda::Type type, int head_dim, int gap, std::vector<float>& elements) {
   const int n_bytes = type == cuda::Type::kF32 ? 4 : 2;
   std::vector<std::uint8_t> bytes;
@@ -96,7 +96,9 @@ void check_store(const StoreCase& c) {
   Random random(c.seed);
   LayerProfile layer = random_layer(random, 8, kHeads, c.head_dim_k, c.head_dim_v, 0.4f);
   const std::size_t half = layer.mean_keys.size() / 2;
-  if (c.one_mean) std::copy_n(layer.mean_keys.begin(), half, layer.mean_keys.begin() + half);
+  for (std::size_t i = 0; i < half && c.mean_gap >= 0; ++i) {
+    layer.mean_keys[half + i] = layer.mean_keys[i] * (1 + random_normal(random, c.mean_gap));
+  }
   const LayerCodec codec(layer, c.budget);
   const cuda::Layer tables(codec);
   DeviceCache cache(codec, c.n_pages);
@@ -171,7 +173,13 @@ TEST(CudaStore, RowsOfHalves) {
 
 TEST(CudaStore, MeanKeysThatAreTheSame) {
   GTQ_NEEDS_GPU();
-  check_store({50, 128, 128, Budget{3, 3}, 8, cuda::Type::kF32, true});
+  check_store({50, 128, 128, Budget{3, 3}, 8, cuda::Type::kF32, 0});
+}
+
+TEST(CudaStore, MeanKeysThatAreClose) {
+  GTQ_NEEDS_GPU();
+  check_store({51, 128, 128, Budget{3, 3}, 8, cuda::Type::kF32, 1e-5f});
+  check_store({52, 256, 64, Budget{3, 3}, 8, cuda::Type::kF32, 1e-6f});
 }
 
 TEST(CudaStore, SameBytesOnManyRows) {
