@@ -34,7 +34,8 @@ struct alignas(16) PageSummary {
 // Tables of one layer in device memory; uploaded once, on the current device, and shared by all calls.
 class Layer {
  public:
-  explicit Layer(const LayerCodec& codec);  // synchronizes; head_dim_k a multiple of 16, at most 256
+  // Synchronizes. head_dim_k is a multiple of 16, head_dim_v of 32; both are at most 256.
+  explicit Layer(const LayerCodec& codec);
   ~Layer();
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
