@@ -1,8 +1,9 @@
 // A vector as integers, its codes at a norm, and the choice among the norms that are tried: the same for keys
 // and values, and the same as codec/fixed_point.h and codec/norm.h (docs/format.md, "Encoding").
 //
-// A warp holds a vector: x[r][i] is element 128 r + 4 lane + i. All lanes call every function. Compile without
-// contraction to fused multiply-adds. Lane t < kTriedNorms has the sums of norm t where one lane has them.
+// A warp holds a vector: x[r][i] is element 128 r + 4 lane + i. All lanes call the functions that make
+// fixed-point numbers or choose. Lane t < kTriedNorms has the sums of norm t where one lane has them. Compile
+// without contraction to fused multiply-adds.
 #pragma once
 
 #include "codec/fixed_point.h"
@@ -42,6 +43,7 @@ __device__ __forceinline__ FixedRuns<kRuns> to_fixed(const float (&y)[kRuns][4])
   return v;
 }
 
+// Of a run: below 2^32.
 __device__ __forceinline__ std::uint32_t sum_squares(const int (&f)[4]) {
   std::uint32_t sum = 0;
 #pragma unroll
