@@ -11,6 +11,9 @@ namespace {
 
 constexpr float kLargestFixed = (1 << kFixedBits) - 1;
 
+// Rounds |x| < 2^22 to nearest, to even on a tie: a sum as large as this has no fraction.
+float to_integer(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
 UpperCodebook make_upper_codebook(int width) {
   UpperCodebook book{1 << (width - 1), codebook_step(width), {}, {}};
   const std::int8_t* levels = codebook_levels(width) + book.n_levels;
@@ -22,11 +25,25 @@ UpperCodebook make_upper_codebook(int width) {
   return book;
 }
 
-int index_of(const UpperCodebook& book, int f, int multiplier) {
-  const int scaled = (std::abs(f) * multiplier + (1 << (kFixedBits - 1))) >> kFixedBits;
-  int index = 0;
-  for (int i = 0; i + 1 < book.n_levels; ++i) index += scaled > book.thresholds[i] ? 1 : 0;
-  return index;
+// Loops over all numbers, one after another: compilers make vectors of them.
+void scale(const std::int16_t* f, int n, int multiplier, std::int16_t* scaled) {
+  constexpr int kHalf = 1 << (kFixedBits - 1);
+  for (int i = 0; i < n; ++i) {
+    scaled[i] = static_cast<std::int16_t>((std::abs(f[i]) * multiplier + kHalf) >> kFixedBits);
+  }
+}
+
+// out[i] = first, plus rises[t] for each threshold t below number i.
+void climb(const UpperCodebook& book, const std::int16_t* scaled, int n, int first, const std::int16_t* rises,
+           std::int16_t* out) {
+  std::fill(out, out + n, static_cast<std::int16_t>(first));
+  for (int t = 0; t + 1 < book.n_levels; ++t) {
+    const std::int16_t threshold = book.thresholds[t], rise = rises[t];
+    for (int i = 0; i < n; ++i) {
+      const std::int16_t added = scaled[i] > threshold ? rise : std::int16_t{0};
+      out[i] = static_cast<std::int16_t>(out[i] + added);
+    }
+  }
 }
 
 }  // namespace
@@ -43,15 +60,14 @@ void to_fixed(const float* y, int n, FixedVector* out) {
   out->unit = fixed_unit(largest);
   const float scale = 1.0f / out->unit;
   for (int i = 0; i < n; ++i) {
-    const float f = std::nearbyint(y[i] * scale);
+    const float f = to_integer(y[i] * scale);
     out->f[i] = static_cast<std::int16_t>(std::clamp(f, -kLargestFixed, kLargestFixed));
   }
 }
 
 int norm_multiplier(float unit, float inverse_norm) {
   const float m = static_cast<float>(kScaledOne << kFixedBits) * unit * inverse_norm;
-  constexpr float kToInteger = 0x1.8p23f;  // a float this large has no fraction
-  return static_cast<int>((std::min(m, kLargestFixed) + kToInteger) - kToInteger);
+  return static_cast<int>(to_integer(std::min(m, kLargestFixed)));
 }
 
 const UpperCodebook& UpperCodebook::of(int width) {
@@ -70,13 +86,19 @@ void put_centroids(int width, const std::uint8_t* codes, int n, float* centroids
 }
 
 CodeSums sum_codes(const UpperCodebook& book, const std::int16_t* f, int n, int multiplier) {
-  CodeSums sums{};
-  for (int i = 0; i < n; ++i) {
-    const int level = book.levels[index_of(book, f[i], multiplier)];
-    sums.yc += static_cast<std::uint32_t>(std::abs(f[i]) * level);
-    sums.cc += static_cast<std::uint32_t>(level * level);
+  std::int16_t rises[31];
+  for (int t = 0; t + 1 < book.n_levels; ++t) {
+    rises[t] = static_cast<std::int16_t>(book.levels[t + 1] - book.levels[t]);
   }
-  return sums;
+  std::int16_t scaled[kMaxHeadDim], levels[kMaxHeadDim];
+  scale(f, n, multiplier, scaled);
+  climb(book, scaled, n, book.levels[0], rises, levels);
+  std::uint32_t yc = 0, cc = 0;
+  for (int i = 0; i < n; ++i) {
+    yc += static_cast<std::uint32_t>(std::abs(f[i]) * levels[i]);
+    cc += static_cast<std::uint32_t>(levels[i] * levels[i]);
+  }
+  return {yc, cc};
 }
 
 std::uint64_t sum_squares(const std::int16_t* f, int n) {
@@ -86,9 +108,14 @@ std::uint64_t sum_squares(const std::int16_t* f, int n) {
 }
 
 void find_codes(const UpperCodebook& book, const std::int16_t* f, int n, int multiplier, std::uint8_t* codes) {
+  std::int16_t ones[31];
+  std::fill(ones, ones + 31, std::int16_t{1});
+  std::int16_t scaled[kMaxHeadDim], indices[kMaxHeadDim];
+  scale(f, n, multiplier, scaled);
+  climb(book, scaled, n, 0, ones, indices);
   for (int i = 0; i < n; ++i) {
-    const int index = index_of(book, f[i], multiplier);
-    codes[i] = static_cast<std::uint8_t>(f[i] > 0 ? book.n_levels + index : book.n_levels - 1 - index);
+    const int code = f[i] > 0 ? book.n_levels + indices[i] : book.n_levels - 1 - indices[i];
+    codes[i] = static_cast<std::uint8_t>(code);
   }
 }
 
