@@ -26,7 +26,7 @@ UpperCodebook make_upper_codebook(int width) {
 }
 
 // Loops over all numbers, one after another: compilers make vectors of them.
-void scale(const std::int16_t* f, int n, int multiplier, std::int16_t* scaled) {
+void scale_by_norm(const std::int16_t* f, int n, int multiplier, std::int16_t* scaled) {
   constexpr int kHalf = 1 << (kFixedBits - 1);
   for (int i = 0; i < n; ++i) {
     scaled[i] = static_cast<std::int16_t>((std::abs(f[i]) * multiplier + kHalf) >> kFixedBits);
@@ -91,7 +91,7 @@ CodeSums sum_codes(const UpperCodebook& book, const std::int16_t* f, int n, int 
     rises[t] = static_cast<std::int16_t>(book.levels[t + 1] - book.levels[t]);
   }
   std::int16_t scaled[kMaxHeadDim], levels[kMaxHeadDim];
-  scale(f, n, multiplier, scaled);
+  scale_by_norm(f, n, multiplier, scaled);
   climb(book, scaled, n, book.levels[0], rises, levels);
   std::uint32_t yc = 0, cc = 0;
   for (int i = 0; i < n; ++i) {
@@ -111,7 +111,7 @@ void find_codes(const UpperCodebook& book, const std::int16_t* f, int n, int mul
   std::int16_t ones[31];
   std::fill(ones, ones + 31, std::int16_t{1});
   std::int16_t scaled[kMaxHeadDim], indices[kMaxHeadDim];
-  scale(f, n, multiplier, scaled);
+  scale_by_norm(f, n, multiplier, scaled);
   climb(book, scaled, n, 0, ones, indices);
   for (int i = 0; i < n; ++i) {
     const int code = f[i] > 0 ? book.n_levels + indices[i] : book.n_levels - 1 - indices[i];

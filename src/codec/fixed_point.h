@@ -9,7 +9,7 @@
 namespace gtq {
 
 // Transformed numbers are limited to this before the Hadamard transform: far beyond every norm byte, and no sum
-// overflows. A vector whose largest number is below kNothing is coded as zeros.
+// overflows. A vector whose largest number is below kNothing is taken as zeros.
 inline constexpr float kLargestCoded = 0x1p40f;
 inline constexpr float kNothing = 0x1p-40f;
 inline constexpr int kFixedBits = 15;

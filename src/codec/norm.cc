@@ -23,9 +23,8 @@ float from_code(int code, int bias) {
 
 // What a code is by definition; norm > 0.
 int to_code(float norm, int bias, int lowest, int highest) {
-  const float code =
-      std::round(static_cast<float>(kStepsPerOctave) * std::log2(norm)) + static_cast<float>(bias);
-  return static_cast<int>(std::clamp(code, static_cast<float>(lowest), static_cast<float>(highest)));
+  const double code = std::round(kStepsPerOctave * std::log2(static_cast<double>(norm))) + bias;
+  return static_cast<int>(std::clamp(code, 1.0 * lowest, 1.0 * highest));
 }
 
 // The same without a logarithm: a grid over the floats of which no cell holds two boundaries between codes, so

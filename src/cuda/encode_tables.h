@@ -25,7 +25,7 @@ struct alignas(16) NormTable {
 //   byte 0 level below the threshold, byte 1 level above it, byte 2 index of the lower of both, byte 3 first
 //   number above the threshold, counted from the start of the cell; 255 without one
 inline constexpr int kGridStep = 32, kGridCells = 128;
-struct LevelGrid {
+struct alignas(16) LevelGrid {
   std::uint32_t cells[kMaxWidth][kGridCells];  // [width - 1]
 };
 

@@ -5,12 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <numbers>
-#include <numeric>
 #include <vector>
 
 #include "cuda/page_layout.h"

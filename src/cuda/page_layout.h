@@ -43,11 +43,7 @@ inline constexpr int kWordLanes = 32;
 GTQ_HD int slot_of_cell(int cell) { return cell >= 32 ? cell - 32 : 63 - cell; }
 GTQ_HD int cell_of_slot(int slot) { return slot < 32 ? slot + 32 : 63 - slot; }
 
-GTQ_HD unsigned stored_code(unsigned code, int width) {
-  if (width <= 3) return code;
-  const int low = width - 3;
-  return (code >> low) | ((code & ((1u << low) - 1)) << 3);
-}
+// Code of the format of a stored one; stored_codes() (page_codes.cuh) is the way back.
 GTQ_HD unsigned format_code(unsigned stored, int width) {
   if (width <= 3) return stored;
   return ((stored & 7) << (width - 3)) | (stored >> 3);

@@ -12,8 +12,8 @@ namespace {
 
 // The definition of docs/format.md: rounded to nearest and clamped.
 int rounded(float norm, int bias, int lowest, int highest) {
-  const float code = std::round(16.0f * std::log2(norm)) + static_cast<float>(bias);
-  return static_cast<int>(std::clamp(code, static_cast<float>(lowest), static_cast<float>(highest)));
+  const double code = std::round(16 * std::log2(static_cast<double>(norm))) + bias;
+  return static_cast<int>(std::clamp(code, 1.0 * lowest, 1.0 * highest));
 }
 
 void expect_rounded(float norm) {

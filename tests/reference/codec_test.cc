@@ -185,11 +185,11 @@ TEST(ReferenceCodec, EncodedKeysAndValuesComeBack) {
       value_codec.encode(residual.data(), row.data());
       value_error += std::pow(relative_difference(residual, decode_value(plan, row.data())), 2);
     }
-    key_error /= 200.0 * head_dim * 0.25;
-    // 4-bit Gaussian distortion is 0.0095; the scale search gains up to a quarter on short rows.
-    EXPECT_LT(key_error, 0.0100) << head_dim;
-    EXPECT_GT(key_error, 0.0065) << head_dim;
-    EXPECT_NEAR(value_error / 200, 0.0098, 0.0015) << head_dim;
+    // 4-bit Gaussian distortion is 0.0095; the search for the norm gains up to a quarter on short rows.
+    for (const double error : {key_error / (200.0 * head_dim * 0.25), value_error / 200}) {
+      EXPECT_LT(error, 0.0100) << head_dim;
+      EXPECT_GT(error, 0.0065) << head_dim;
+    }
   }
 }
 
