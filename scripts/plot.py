@@ -7,7 +7,6 @@ same as PNG. Needs matplotlib: apt-get install python3-matplotlib.
 import argparse
 import csv
 import dataclasses
-import itertools
 import pathlib
 
 import matplotlib
@@ -20,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
 TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
 STOCK = ("iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+NAMED_STOCK = ("q4_0", "q5_0", "q8_0")  # the others lie beside these
 WIDTH_INCHES = 8.64  # 830 pixels where the reader's unit is 1/96 inch
 
 
@@ -69,14 +69,6 @@ def read_points(path):
     return {name: sorted(found) for name, found in points.items()}
 
 
-def stock_labels(points):
-    """Types of one size share a label, at the worst of them."""
-    for _, same_size in itertools.groupby(points, key=lambda point: round(point[0], 1)):
-        same_size = list(same_size)
-        bits, kld, _ = max(same_size, key=lambda point: point[1])
-        yield bits, kld, ", ".join(cache for _, _, cache in same_size)
-
-
 def draw_series(axes, name, points, theme):
     series = SERIES[name]
     color = series.dark if theme.suffix else series.light
@@ -84,25 +76,27 @@ def draw_series(axes, name, points, theme):
     axes.plot(bits, klds, color=color, marker=series.marker, label=series.label,
               linewidth=3 if series.is_ours else 1.4, markersize=7 if series.is_ours else 4.5,
               zorder=4 if series.is_ours else 3)
-    if name == "llama.cpp":
-        for x, y, label in stock_labels(points):
-            axes.annotate(label, (x, y), xytext=(4, 5), textcoords="offset points", color=color, fontsize=8.5,
-                          rotation=40, rotation_mode="anchor")
     for x, y, cache in points:
-        if series.is_ours and "." not in cache:  # names of fractional budgets are too long for the gaps
-            axes.annotate(cache, (x, y), xytext=(-4, -5), textcoords="offset points", color=color, fontsize=9.5,
-                          fontweight="bold", ha="right", va="top", zorder=5)
+        if cache in NAMED_STOCK:
+            axes.annotate(cache, (x, y), xytext=(4, 5), textcoords="offset points", color=color, fontsize=8.5,
+                          rotation=40, rotation_mode="anchor")
+        elif series.is_ours and "." not in cache:  # names of fractional budgets are too long for the gaps
+            last = cache == points[-1][2]
+            axes.annotate(cache, (x, y), xytext=(2, -7) if last else (-4, -5), textcoords="offset points",
+                          color=color, fontsize=9.5, fontweight="bold", ha="center" if last else "right",
+                          va="top", zorder=5)
 
 
 def draw_panel(axes, title, points, theme):
     for name, found in points.items():
         if found:
             draw_series(axes, name, found, theme)
+    axes.set_facecolor(theme.background)
     axes.set_title(title, fontsize=11, color=theme.text)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1.45, 11)
-    axes.set_ylim(0.0015, 20)
+    axes.set_ylim(0.001, 30)
     axes.xaxis.set_major_locator(ticker.FixedLocator([2, 3, 4, 5, 6, 8]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(ticker.NullLocator())
