@@ -31,8 +31,9 @@ struct Profile {
   std::string model_name;            // general.name of the model, for people
   std::uint64_t fingerprint = 0;     // of the model's small weights, as the plugin sees them in the graph
   int n_tokens = 0;                  // tokens the sums are over
-  std::string text_source;           // "default" or the file name of the calibration text
+  std::string text_source;           // "default", the file name of the calibration text, or "first prompts"
   std::vector<LayerProfile> layers;  // ascending by layer; layers without a cache are absent
+  std::uint64_t checksum = 0;        // of the file that read_profile() read; 0: of no file
 
   const LayerProfile* find_layer(int layer) const;  // nullptr when absent
 };
@@ -43,7 +44,8 @@ struct Profile {
 Profile read_profile(const std::string& path);
 void write_profile(const Profile& profile, const std::string& path);
 
-// The checksum inside the file that write_profile() makes. Throws Error as that does.
+// The checksum inside the profile's file: the one it was read from, else the one that write_profile() makes.
+// Throws Error when the profile is not good.
 std::uint64_t profile_checksum(const Profile& profile);
 
 }  // namespace gtq

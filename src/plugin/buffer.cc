@@ -144,7 +144,9 @@ void set_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8
 
 void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, std::size_t offset,
                 std::size_t size) {
-  if (clears_cells(data, size)) return;  // the cells are free: never attended until they are written again
+  // The cells are free, and masked until they are written again; attention over staged rows may read them all
+  // the same, with weight 0, for which the old values do as well as zeros.
+  if (clears_cells(data, size)) return;
   Cache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
   for (std::int64_t i = 0; i < rows.count; ++i) {
@@ -267,6 +269,17 @@ std::unique_ptr<Cache> make_cache(const std::vector<ggml_tensor*>& roots) {
   return cache;
 }
 
+std::string no_memory(const std::vector<ggml_tensor*>& roots, std::size_t packed) {
+  if (settings().packing != nullptr) {
+    return fmt::format("no memory for a packed cache of {} MiB; use a smaller -c or GTQ_KV=k3v3", packed >> 20);
+  }
+  std::size_t staged = 0;
+  for (const ggml_tensor* t : roots) staged += ggml_nbytes(t);
+  return fmt::format(
+      "no address space for a cache of {} MiB in 16 bits, as it is until it is packed; use a smaller -c",
+      staged >> 20);
+}
+
 // Not by ggml_backend_tensor_alloc(): staged rows take more than the buffer's size, which is that of the packed
 // cache, as llama.cpp shall report it.
 ggml_backend_buffer_t alloc_cache(ggml_backend_buffer_type_t type, const std::vector<ggml_tensor*>& roots) {
@@ -278,7 +291,7 @@ ggml_backend_buffer_t alloc_cache(ggml_backend_buffer_type_t type, const std::ve
     for (ggml_tensor* t : roots) t->buffer = buffer;
     return buffer;
   } catch (const std::bad_alloc&) {
-    say(fmt::format("no memory for a packed cache of {} MiB; use a smaller -c or GTQ_KV=k3v3", size >> 20));
+    say(no_memory(roots, size));
     return nullptr;
   }
 }

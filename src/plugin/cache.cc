@@ -25,13 +25,17 @@ std::size_t most_page_bytes(const ggml_tensor* t, bool is_key) {
          kPageTokens;
 }
 
-bool same_shape(const ggml_tensor* t, bool is_key, const LayerCodec& codec) {
-  const int head_dim = is_key ? codec.head_dim_k() : codec.head_dim_v();
-  return t->ne[0] == static_cast<std::int64_t>(head_dim) * codec.n_kv_heads();
+bool covers(const Profile& profile, const ggml_tensor* t) {
+  const CacheName name = *cache_name(t);
+  const LayerProfile* layer = profile.find_layer(name.layer);
+  if (layer == nullptr) return false;
+  const int head_dim = name.is_key ? layer->head_dim_k : layer->head_dim_v;
+  return t->ne[0] == static_cast<std::int64_t>(head_dim) * layer->n_kv_heads;
 }
 
-void pack_rows(const ggml_tensor* t, const CacheTensor& tensor, const std::vector<std::int32_t>& positions) {
-  std::vector<float> row(t->ne[0]);
+// `row`: room for the values of one.
+void pack_rows(const ggml_tensor* t, const CacheTensor& tensor, const std::vector<std::int32_t>& positions,
+               std::vector<float>& row) {
   for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(positions.size()); ++cell) {
     if (positions[cell] == kEmptyCell) continue;
     const char* staged = static_cast<const char*>(t->data) + cell * t->nb[1];
@@ -57,8 +61,7 @@ bool packable(const ggml_tensor* t, const Packing* packing) {
     return false;
   }
   if (packing == nullptr) return t->ne[0] % kLeastHeadDim == 0;
-  const LayerCodec* codec = packing->codec(name->layer);
-  return codec != nullptr && same_shape(t, name->is_key, *codec);
+  return covers(packing->profile(), t);
 }
 
 std::size_t packed_bytes(const ggml_tensor* t, const Packing* packing) {
@@ -77,26 +80,28 @@ void CacheTensor::store(std::int64_t cell, const float* row, std::int32_t positi
   }
 }
 
-bool Cache::fits(const Packing& candidate) const {
-  return std::ranges::all_of(tensors, [&](const auto& entry) { return packable(entry.first, &candidate); });
+bool Cache::fits(const Profile& profile) const {
+  return std::ranges::all_of(tensors, [&](const auto& entry) { return covers(profile, entry.first); });
 }
 
 void Cache::pack(const Packing& chosen) {
-  std::size_t size = 0, f16_bytes = 0;
+  std::size_t size = 0, f16_bytes = 0, widest = 0;
   for (const auto& [t, tensor] : tensors) {
     size += packed_bytes(t, &chosen);
     f16_bytes += ggml_nbytes(t);
+    widest = std::max(widest, static_cast<std::size_t>(t->ne[0]));
   }
-  pages = Mapping(size);
-  packing = &chosen;
+  std::vector<float> row(widest);
+  pages = Mapping(size);  // from here on nothing fails: a cache is packed as a whole or not at all
   std::uint8_t* next = pages.data();
   for (auto& [t, tensor] : tensors) {
     tensor.codec = chosen.codec(cache_name(t)->layer);
     tensor.pages = next;
     next += packed_bytes(t, &chosen);
-    if (staged.size() > 0) pack_rows(t, tensor, positions);
+    if (staged.size() > 0) pack_rows(t, tensor, positions, row);
   }
   staged.drop();
+  packing = &chosen;
   constexpr double kMiB = 1 << 20;
   say(fmt::format(
       "recipe gtq {}, {:.3f} true bits per value: cache of {:.1f} MiB in place of {:.1f} (f16), kernel {}",

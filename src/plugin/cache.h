@@ -49,9 +49,9 @@ struct Cache {
   std::vector<PagePositions> page_positions;  // [n_streams]
   std::vector<std::int64_t> masked_pages;     // taken for regular by regard_mask(), for one graph
 
-  bool fits(const Packing& candidate) const;
-  // Encodes what is staged, and from then on everything. Throws std::bad_alloc. The packing must fit and
-  // outlive the cache.
+  bool fits(const Profile& profile) const;  // it has all layers of this cache, in their shapes
+  // Encodes what is staged, and from then on everything. Throws std::bad_alloc and then has changed nothing.
+  // The profile of the packing must fit, and the packing outlive the cache.
   void pack(const Packing& chosen);
   void clear();
 

@@ -9,7 +9,8 @@ namespace gtq::plugin {
 class Mapping {
  public:
   Mapping() = default;
-  // Address space, counted against the system's limits only as far as it is touched. Throws std::bad_alloc.
+  // Address space, which takes memory only as far as it is touched; vm.overcommit_memory=2 and `ulimit -v`
+  // count it in full. Throws std::bad_alloc.
   explicit Mapping(std::size_t size);
   ~Mapping();
   Mapping(Mapping&& other) noexcept;

@@ -5,7 +5,9 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <new>
 #include <set>
+#include <utility>
 
 #include "gtq/calibration.h"
 #include "gtq/error.h"
@@ -45,6 +47,8 @@ void Recorder::record(const ggml_tensor* node) {
   try {
     if (is_cache_store(node)) record_store(node);
     if (is_cache_attention(node)) record_attention(node);
+  } catch (const std::bad_alloc&) {
+    if (problem_.empty()) problem_ = "no memory to calibrate this model";
   } catch (const std::exception& e) {
     if (problem_.empty()) problem_ = e.what();
   }
@@ -60,9 +64,9 @@ void Recorder::record_store(const ggml_tensor* node) {
   if (name.is_key) layer.rope = rope_params(rope);
   for (std::int64_t t = 0; t < rows->ne[1]; ++t) {
     const auto* x = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + t * rows->nb[1]);
-    auto& to = name.is_key ? layer.keys : layer.values;
+    auto& to = name.is_key ? layer.stored.keys : layer.stored.values;
     to.insert(to.end(), x, x + rows->ne[0]);
-    if (name.is_key) layer.positions.push_back(static_cast<const std::int32_t*>(rope->src[1]->data)[t]);
+    if (name.is_key) layer.stored.positions.push_back(static_cast<const std::int32_t*>(rope->src[1]->data)[t]);
   }
 }
 
@@ -81,27 +85,25 @@ void Recorder::record_attention(const ggml_tensor* node) {
     layer.sums = std::make_unique<LayerCalibrator>(rows.layer, rows.n_q_heads, rows.n_kv_heads, rows.head_dim_k,
                                                    rows.head_dim_v, layer.rope);
   }
+  const Stored stored = std::exchange(layer.stored, {});
   const std::vector<float> queries = contiguous_queries(q);
   const auto query_floats = q->ne[2] * q->ne[0], key_floats = k->ne[2] * k->ne[0],
              value_floats = v->ne[2] * v->ne[0];
-  const auto n_keys = static_cast<std::int64_t>(layer.positions.size());
-  const auto n_values = static_cast<std::int64_t>(layer.values.size()) / value_floats;
+  const auto n_keys = static_cast<std::int64_t>(stored.positions.size());
+  const auto n_values = static_cast<std::int64_t>(stored.values.size()) / value_floats;
   for (std::int64_t t = 0; t < q->ne[1] * q->ne[3]; ++t) layer.sums->add_query(&queries[t * query_floats]);
   for (std::int64_t t = 0; t < n_keys; ++t)
-    layer.sums->add_key(&layer.keys[t * key_floats], layer.positions[t]);
-  for (std::int64_t t = 0; t < n_values; ++t) layer.sums->add_value(&layer.values[t * value_floats]);
+    layer.sums->add_key(&stored.keys[t * key_floats], stored.positions[t]);
+  for (std::int64_t t = 0; t < n_values; ++t) layer.sums->add_value(&stored.values[t * value_floats]);
 
   rows.n_tokens = n_keys;
   rows.queries = queries.data();
-  rows.keys = layer.keys.data();
-  rows.values = layer.values.data();
-  rows.positions = layer.positions.data();
+  rows.keys = stored.keys.data();
+  rows.values = stored.values.data();
+  rows.positions = stored.positions.data();
   // A layer that attends the cache of another stores nothing: there is no token to show.
   const bool complete = n_keys == q->ne[1] * q->ne[3] && n_keys == n_values;
   if (complete && listener_ != nullptr) listener_(listener_user_, rows);
-  layer.keys.clear();
-  layer.values.clear();
-  layer.positions.clear();
 }
 
 std::uint64_t graph_fingerprint(ggml_tensor** nodes, int n_nodes) {

@@ -33,9 +33,12 @@ class Recorder {
 
  private:
   // A layer is known whole only at its attention node, after its first keys and values: they wait here.
-  struct Layer {
+  struct Stored {
     std::vector<float> keys, values;  // [token][n_kv_heads][head_dim]
     std::vector<std::int32_t> positions;
+  };
+  struct Layer {
+    Stored stored;
     RopeParams rope;
     std::unique_ptr<LayerCalibrator> sums;
   };

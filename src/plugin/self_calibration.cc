@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
-#include <memory>
+#include <list>
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
 #include <utility>
-#include <vector>
 
 #include "gtq/error.h"
 #include "plugin/model_match.h"
@@ -26,26 +26,22 @@ namespace {
 // llama.cpp warms a model up with so many tokens, which are no text, and clears its cache.
 constexpr std::int64_t kWarmUpTokens = 2;
 
+constexpr const char* kNotAllLayers = "the profile does not have all layers of this cache";
+
 using Fits = std::function<bool(const Profile&)>;
 
-// The packings of this process, for every context of a model the same one.
-class Packings {
- public:
-  const Packing* find(const Fits& fits) {
-    const std::lock_guard lock(mutex_);
-    const auto found =
-        std::ranges::find_if(packings_, [&](const auto& packing) { return fits(packing->profile()); });
-    return found != packings_.end() ? found->get() : nullptr;
-  }
-  const Packing* add(Profile profile) {
-    auto packing = std::make_unique<Packing>(std::move(profile), settings().budget);
-    const std::lock_guard lock(mutex_);
-    return packings_.emplace_back(std::move(packing)).get();
-  }
+// The packings of this process, for every context of a model the same one. Held while a model is looked up or a
+// profile of it made, so that contexts that calibrate at the same time agree on one.
+struct Packings {
+  std::mutex mutex;
+  std::list<Packing> all;
 
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Packing>> packings_;
+  const Packing* find(const Fits& fits) {
+    const auto found =
+        std::ranges::find_if(all, [&](const Packing& packing) { return fits(packing.profile()); });
+    return found != all.end() ? &*found : nullptr;
+  }
+  const Packing* add(Packing packing) { return &all.emplace_back(std::move(packing)); }
 };
 
 Packings& packings() {
@@ -74,6 +70,27 @@ bool is_empty(const Cache* cache) {
   return std::ranges::all_of(cache->positions, [](std::int32_t position) { return position == kEmptyCell; });
 }
 
+enum class Stores { kNothing, kPart, kAll };
+
+// How much of the caches that it uses this graph stores. A program that looks at each tensor (cb_eval) or
+// spreads the model over devices computes a batch in pieces, by which no model can be known; a context that
+// shares the cache of another one may store nothing.
+Stores stores(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches) {
+  std::set<const ggml_tensor*> stored;
+  for (int i = 0; i < n_nodes; ++i) {
+    if (is_cache_store(nodes[i]) && owned_cache(nodes[i]) != nullptr) stored.insert(root(nodes[i]));
+  }
+  std::size_t n_tensors = 0;
+  for (const Cache* cache : caches) n_tensors += cache->tensors.size();
+  return stored.size() == n_tensors ? Stores::kAll : stored.empty() ? Stores::kNothing : Stores::kPart;
+}
+
+bool fit(const Profile& profile, const std::set<Cache*>& caches) {
+  return std::ranges::all_of(caches, [&](const Cache* cache) { return cache->fits(profile); });
+}
+
+bool is_packed(const Cache* cache) { return cache->packing != nullptr; }
+
 std::optional<FoundProfile> find_kept(const Fits& fits) {
   try {
     return find_profile(profile_folder(), fits);
@@ -82,21 +99,38 @@ std::optional<FoundProfile> find_kept(const Fits& fits) {
   }
 }
 
+// A profile of this process, else the one kept in the folder, which is named; nullptr when there is none.
+const Packing* look_up(const Fits& fits) {
+  if (const Packing* packing = packings().find(fits)) return packing;
+  auto kept = find_kept(fits);
+  if (!kept) return nullptr;
+  const Packing* packing = packings().add({std::move(kept->profile), settings().budget});
+  say(fmt::format("profile {}", kept->path.string()));
+  return packing;
+}
+
+// The checksum is in the name because a model has a profile for each way to rotate its keys. Throws Error.
+fs::path save(const Profile& profile) {
+  if (profile.fingerprint == 0) throw Error("this model has no small weights to know it by");
+  const fs::path folder = profile_folder();
+  const fs::path path =
+      folder / fmt::format("model-{:016x}-{:016x}.gtq.gguf", profile.fingerprint, profile_checksum(profile));
+  std::error_code ec;
+  fs::create_directories(folder, ec);
+  if (ec) throw Error(fmt::format("cannot make the folder {}: {}", folder.string(), ec.message()));
+  write_profile(profile, path);
+  return path;
+}
+
 // A profile that cannot be kept still serves this run.
-void save(const Profile& profile) {
+void keep(const Profile& profile) {
+  std::string what;
   try {
-    const fs::path folder = profile_folder();
-    const fs::path path = folder / fmt::format("model-{:016x}.gtq.gguf", profile.fingerprint);
-    std::error_code ec;
-    fs::create_directories(folder, ec);
-    if (ec) throw Error(fmt::format("cannot make the folder {}: {}", folder.string(), ec.message()));
-    write_profile(profile, path);
-    say(fmt::format("calibrated on the first {} tokens; the profile is kept in {}", profile.n_tokens,
-                    path.string()));
+    what = fmt::format("is kept in {}", save(profile).string());
   } catch (const Error& e) {
-    say(fmt::format("calibrated on the first {} tokens; the profile serves this run only ({})",
-                    profile.n_tokens, e.what()));
+    what = fmt::format("serves this run only ({})", e.what());
   }
+  say(fmt::format("calibrated on the first {} tokens; the profile {}", profile.n_tokens, what));
 }
 
 }  // namespace
@@ -104,35 +138,34 @@ void save(const Profile& profile) {
 bool SelfCalibration::prepare(ggml_tensor** nodes, int n_nodes) {
   const std::set<Cache*> caches = caches_of(nodes, n_nodes);
   if (caches.empty()) return false;
-  if (!identified_ && tokens_of(nodes, n_nodes) > 0) identify(nodes, n_nodes);
-  if (recording_) packing_ = packings().find(fits(nodes, n_nodes));  // another context was faster
-  if (packing_ != nullptr) {
-    stop_recording();
-    pack(caches);
-  }
+  const Stores stored = identified_ && !recording_ ? Stores::kNothing : stores(nodes, n_nodes, caches);
+  if (!identified_ && stored == Stores::kAll && tokens_of(nodes, n_nodes) > 0) identify(nodes, n_nodes);
+  if (recording_) use_faster(nodes, n_nodes, caches);
+  if (packing_ != nullptr) pack(caches);
   if (recording_ && n_tokens_ <= kWarmUpTokens && std::ranges::all_of(caches, is_empty)) {
     recorder_ = Recorder();
     n_tokens_ = 0;
   }
-  return recording_;
+  if (stored == Stores::kPart && std::ranges::none_of(caches, is_packed)) {
+    say_once(
+        "this program computes the model in pieces, on which it cannot be calibrated (the cache stays in 16 "
+        "bits)");
+  }
+  return recording_ && stored == Stores::kAll;
 }
 
 void SelfCalibration::count(ggml_tensor** nodes, int n_nodes) {
   n_tokens_ += tokens_of(nodes, n_nodes);
-  if (!recorder_.problem().empty() || n_tokens_ >= kCalibrationTokens) finish();
+  if (!recorder_.problem().empty() || n_tokens_ >= kCalibrationTokens) finish(nodes, n_nodes);
 }
 
 void SelfCalibration::identify(ggml_tensor** nodes, int n_nodes) {
   identified_ = true;
   fingerprint_ = graph_fingerprint(nodes, n_nodes);
   try {
-    packing_ = packings().find(fits(nodes, n_nodes));
+    const std::lock_guard lock(packings().mutex);
+    packing_ = look_up(fits(nodes, n_nodes));
     if (packing_ != nullptr) return;
-    if (auto found = find_kept(fits(nodes, n_nodes))) {
-      packing_ = packings().add(std::move(found->profile));
-      say(fmt::format("profile {}", found->path.string()));
-      return;
-    }
     say_once(
         fmt::format("no profile of this model yet: the cache stays in 16 bits for {} tokens, to calibrate it",
                     kCalibrationTokens));
@@ -142,9 +175,18 @@ void SelfCalibration::identify(ggml_tensor** nodes, int n_nodes) {
   }
 }
 
+// Another context may have calibrated the model by now, or packed a cache that it shares with this one.
+void SelfCalibration::use_faster(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches) {
+  const std::lock_guard lock(packings().mutex);
+  packing_ = packings().find(fits(nodes, n_nodes));
+  if (packing_ != nullptr || std::ranges::any_of(caches, is_packed)) stop_recording();
+}
+
+// A model without small weights has the fingerprint 0 and cannot be told from others.
 Fits SelfCalibration::fits(ggml_tensor** nodes, int n_nodes) const {
   return [=, this](const Profile& profile) {
-    return profile.fingerprint == fingerprint_ && rotates_alike(profile, nodes, n_nodes);
+    return fingerprint_ != 0 && profile.fingerprint == fingerprint_ &&
+           fit(profile, caches_of(nodes, n_nodes)) && rotates_alike(profile, nodes, n_nodes);
   };
 }
 
@@ -152,7 +194,7 @@ void SelfCalibration::pack(const std::set<Cache*>& caches) {
   try {
     for (Cache* cache : caches) {
       if (cache->packing != nullptr) continue;
-      if (!cache->fits(*packing_)) throw Error("the profile does not have all layers of this cache");
+      if (!cache->fits(packing_->profile())) throw Error(kNotAllLayers);
       cache->pack(*packing_);
     }
   } catch (const Error& e) {
@@ -162,14 +204,22 @@ void SelfCalibration::pack(const std::set<Cache*>& caches) {
   }
 }
 
-void SelfCalibration::finish() {
+void SelfCalibration::finish(ggml_tensor** nodes, int n_nodes) {
   try {
-    recorder_.set_fingerprint(fingerprint_);
-    Profile profile = recorder_.finish(fmt::format("model {:016x}", fingerprint_), "first prompts");
-    save(profile);
-    packing_ = packings().add(std::move(profile));
+    const std::lock_guard lock(packings().mutex);
+    packing_ = look_up(fits(nodes, n_nodes));  // another context or program was faster
+    if (packing_ == nullptr) {
+      recorder_.set_fingerprint(fingerprint_);
+      Packing made(recorder_.finish(fmt::format("model {:016x}", fingerprint_), "first prompts"),
+                   settings().budget);
+      if (!fit(made.profile(), caches_of(nodes, n_nodes))) throw Error(kNotAllLayers);
+      packing_ = packings().add(std::move(made));
+      keep(packing_->profile());
+    }
   } catch (const Error& e) {
     give_up(e.what());
+  } catch (const std::bad_alloc&) {
+    give_up("no memory to calibrate this model");
   }
   stop_recording();
 }

@@ -23,11 +23,12 @@ class SelfCalibration {
   void count(ggml_tensor** nodes, int n_nodes);
 
  private:
-  // Whether a profile is of the model of this graph, as it runs here.
+  // Whether a profile is of the model of this graph, as it runs here, and has all layers of its caches.
   std::function<bool(const Profile&)> fits(ggml_tensor** nodes, int n_nodes) const;
   void identify(ggml_tensor** nodes, int n_nodes);
   void pack(const std::set<Cache*>& caches);
-  void finish();
+  void use_faster(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches);
+  void finish(ggml_tensor** nodes, int n_nodes);
   void stop_recording();
   void give_up(const char* why);
 

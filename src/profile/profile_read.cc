@@ -70,6 +70,12 @@ class Reader {
     return {data, data + n};
   }
 
+  std::uint64_t checksum() const {
+    std::uint64_t value = 0;
+    std::memcpy(&value, bytes_.data() + format::kChecksumOffset, sizeof value);
+    return value;
+  }
+
   bool has_tensor(const std::string& name) const { return gguf_find_tensor(gguf_.get(), name.c_str()) >= 0; }
 
   std::vector<float> tensor(const std::string& name, std::array<std::int64_t, 3> shape) const {
@@ -166,6 +172,7 @@ Profile read_profile(const std::string& path) {
   profile.fingerprint = reader.u64(format::kFingerprintKey);
   profile.n_tokens = reader.count(format::kTokensKey);
   profile.text_source = reader.text(format::kTextSourceKey);
+  profile.checksum = reader.checksum();
   const std::vector<std::uint32_t> layers = reader.u32_array(format::kLayersKey);
   // Before the layers are read, lest one listed a million times fills the memory.
   if (!std::ranges::is_sorted(layers, std::ranges::less_equal{})) reader.fail("its layers are not ascending");

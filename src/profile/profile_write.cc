@@ -122,22 +122,22 @@ std::vector<std::uint8_t> profile_bytes(const Profile& profile) {
   return writer.bytes();
 }
 
-void check_profile(const Profile& profile, const std::string& name) {
+// `what` begins the sentence that says what is wrong.
+void check_profile(const Profile& profile, const std::string& what) {
   const std::string problem = profile_problem(profile);
-  if (problem.empty()) return;
-  throw Error(
-      fmt::format("will not write gtq profile {} ({}): calibrate again with another text", name, problem));
+  if (!problem.empty()) throw Error(fmt::format("{} ({}): calibrate again with another text", what, problem));
 }
 
 }  // namespace
 
 void write_profile(const Profile& profile, const std::string& path) {
-  check_profile(profile, path);
+  check_profile(profile, fmt::format("will not write gtq profile {}", path));
   replace_file(path, profile_bytes(profile));
 }
 
 std::uint64_t profile_checksum(const Profile& profile) {
-  check_profile(profile, "in memory");
+  if (profile.checksum != 0) return profile.checksum;
+  check_profile(profile, "this calibration gave no good profile");
   std::uint64_t checksum = 0;
   std::memcpy(&checksum, profile_bytes(profile).data() + format::kChecksumOffset, sizeof checksum);
   return checksum;

@@ -47,8 +47,10 @@ inline const std::vector<llama_token>& tokens() {
   return instance;
 }
 
-// `packed`: in the plugin's memory; else llama.cpp's own f16 cache. n_cells: per sequence.
-inline Context context(bool packed, int n_sequences = 1, bool unified = false, int n_cells = 512) {
+// `packed`: in the plugin's memory; else llama.cpp's own f16 cache. n_cells: per sequence. `look` is asked for
+// every tensor.
+inline Context context(bool packed, int n_sequences = 1, bool unified = false, int n_cells = 512,
+                       ggml_backend_sched_eval_callback look = nullptr) {
   llama_context_params params = llama_context_default_params();
   params.n_ctx = n_cells * n_sequences;
   params.n_batch = params.n_ubatch = 1024;
@@ -57,6 +59,7 @@ inline Context context(bool packed, int n_sequences = 1, bool unified = false, i
   params.n_threads = params.n_threads_batch = 1;
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
   params.offload_kqv = packed;
+  params.cb_eval = look;
   return {llama_init_from_model(model(), params), llama_free};
 }
 

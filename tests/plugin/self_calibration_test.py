@@ -3,6 +3,7 @@ the profile again."""
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from server import Server, arguments, environment, run_completion, same_start
 
 parser = arguments(__doc__)
 parser.add_argument("--text", required=True)
-parser.add_argument("--case", required=True, choices=["completion", "server", "memory", "quality", "models"])
+parser.add_argument("--case", required=True, choices=["completion", "server", "faster", "memory", "quality", "models"])
 args = parser.parse_args()
 if not os.path.exists(args.model):
     sys.exit(77)
@@ -41,9 +42,18 @@ def profiles(folder):
     return [f"{folder}/gtq/{name}" for name in os.listdir(folder + "/gtq")] if os.path.isdir(folder + "/gtq") else []
 
 
-def complete(prompt, folder, recipe="gtq", before=lambda: None):
+def keep(folder, name):
+    """The profile of gtq calibrate, over 2,048 tokens. Its path."""
+    os.makedirs(folder + "/gtq", exist_ok=True)
+    path = f"{folder}/gtq/{name}.gtq.gguf"
+    shutil.copy(args.profile, path)
+    return path
+
+
+def complete(prompt, folder, recipe="gtq", before=lambda: None, options=()):
     env = {**environment(args, "k4v4", recipe), **alone(folder)}
-    done = run_completion(args, ["-m", args.model, "-p", prompt, "-n", "32", "--no-display-prompt"], env, 60, before)
+    run = ["-m", args.model, "-p", prompt, "-n", "32", "--no-display-prompt", *options]
+    done = run_completion(args, run, env, 60, before)
     check(done.returncode == 0, done.returncode, done.stderr[-2000:])
     return done
 
@@ -72,9 +82,15 @@ def completion():
             file.truncate(1000)
         says(complete(ENOUGH, folder).stderr, NOT_YET, CALIBRATED, PACKED)
         says(complete(SHORT, folder).stderr, "profile", PACKED)
-        with open(args.profile, "rb") as profile, open(folder + "/gtq/longer.gtq.gguf", "wb") as file:
-            file.write(profile.read())  # over 2,048 tokens
-        says(complete(SHORT, folder).stderr, f"profile {folder}/gtq/longer.gtq.gguf", PACKED)
+        longer = keep(folder, "longer")
+        says(complete(SHORT, folder).stderr, "profile " + longer, PACKED)
+    with tempfile.TemporaryDirectory() as folder:  # each rotation has a profile of its own
+        base = ["--rope-freq-base", "50000"]
+        for options in (), base:
+            complete(ENOUGH, folder, options=options)
+        check(len(profiles(folder)) == 2, profiles(folder))
+        for options in (), base:
+            says(complete(SHORT, folder, options=options).stderr, "profile", PACKED)
     says(complete(ENOUGH, "/dev/null").stderr, NOT_YET, CALIBRATED + " 512 tokens; the profile serves this run only",
          PACKED)
 
@@ -106,6 +122,18 @@ def server():
             again = running.complete(SHORT, 48, id_slot=1)
             check(again["timings"]["prompt_n"] <= 4 and len(again["content"].split()) > 8, again)
             says(running.log(), "profile", PACKED)
+
+
+def faster():
+    """Another program keeps a profile while this one calibrates: it serves here as well."""
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(args, "k4v4", ["-c", "2048", "-np", "1"], **alone(folder)) as running:
+            running.complete(SHORT, 8)
+            says(running.log(), NOT_YET)
+            other = keep(folder, "other")
+            running.complete(ENOUGH, 8)
+            says(running.log(), NOT_YET, "profile " + other, PACKED)
+        check(profiles(folder) == [other], profiles(folder))
 
 
 def memory():
@@ -155,6 +183,7 @@ def models():
     state = "cache_r_l0 holds no keys or values"
     for make, sentences in ((tiny_models.recurrent, [state]), (tiny_models.latent, ["this model keeps keys and values"]),
                             (tiny_models.several_positions, [NOT_YET, "the RoPE of this model"]),
+                            (tiny_models.plain_norms, [NOT_YET, CALIBRATED, "recipe gtq k6v6"]),
                             (tiny_models.hybrid, [state, NOT_YET, CALIBRATED, "recipe gtq k6v6"])):
         with tempfile.TemporaryDirectory() as folder:
             model = folder + "/model.gguf"
@@ -165,6 +194,9 @@ def models():
                                   before=lambda: remove_profiles(folder))
             check(ours.returncode == 0 and same_start(ours.stdout[:600], stock.stdout[:600]), ours.stderr[-2000:])
             says(ours.stderr, *sentences)
+            if make is tiny_models.plain_norms:
+                check("the profile serves this run only (this model has no small" in ours.stderr, ours.stderr[-2000:])
+            check(len(profiles(folder)) == (make is tiny_models.hybrid), profiles(folder))
 
 
-{"completion": completion, "server": server, "memory": memory, "quality": quality, "models": models}[args.case]()
+{"completion": completion, "server": server, "faster": faster, "memory": memory, "quality": quality, "models": models}[args.case]()

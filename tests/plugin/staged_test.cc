@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "gtq/profile.h"
 #include "llama.h"
 #include "plugin/llama_harness.h"
 
@@ -32,6 +35,13 @@ class StagedTest : public CacheTest {
   void TearDown() override { fs::remove_all(folder_); }
 
   bool has_profile() const { return fs::exists(folder_ / "gtq") && !fs::is_empty(folder_ / "gtq"); }
+  void keep(const Profile& profile, const char* name) const {
+    fs::create_directories(folder_ / "gtq");
+    write_profile(profile, folder_ / "gtq" / name);
+  }
+  std::ptrdiff_t n_profiles() const {
+    return std::distance(fs::directory_iterator(folder_ / "gtq"), fs::directory_iterator());
+  }
 
  private:
   fs::path folder_;
@@ -143,6 +153,40 @@ TEST_F(StagedTest, StateInMemory) {
   ASSERT_TRUE(has_profile());
   ASSERT_EQ(llama_state_seq_set_data(ours.get(), state.data(), state.size(), 1), state.size());
   const double packed = divergence(expected, decode(ours.get(), kStaged, kStaged + 1, {1, kStaged}));
+  EXPECT_GT(packed, 1e-6);
+  EXPECT_LT(packed, kPacked);
+}
+
+// A batch comes in pieces when a program looks at every tensor. They are computed as without gtq, and nothing
+// is learned from them.
+TEST_F(StagedTest, PiecesAreNotCalibratedOn) {
+  const auto look = [](ggml_tensor*, bool, void*) { return true; };
+  const Context pieces = context(true, 1, false, 1024, look), stock = context(false, 1, false, 1024, look);
+  EXPECT_EQ(decode(pieces.get(), 0, kEnough), decode(stock.get(), 0, kEnough));
+  EXPECT_FALSE(has_profile());
+  EXPECT_LT(distance(stock.get(), pieces.get(), kEnough, {0, kEnough}), 1e-9);
+
+  const Context whole = context(true, 1, false, 1024);
+  decode(whole.get(), 0, kEnough);
+  EXPECT_TRUE(has_profile());
+}
+
+// Profiles of this model that cannot serve its cache do not keep it from being calibrated.
+TEST_F(StagedTest, UnfitProfilesArePassedOver) {
+  Profile profile = read_profile(std::getenv("GTQ_TEST_PROFILE"));
+  profile.layers.pop_back();
+  keep(profile, "part.gtq.gguf");
+  profile = read_profile(std::getenv("GTQ_TEST_PROFILE"));
+  for (LayerProfile& layer : profile.layers) layer.rope.freq_base /= 2;
+  keep(profile, "rotation.gtq.gguf");
+  profile = read_profile(std::getenv("GTQ_TEST_PROFILE"));
+  profile.fingerprint = 0;
+  keep(profile, "unknown.gtq.gguf");
+
+  const Context stock = context(false, 1, false, 1024), ours = context(true, 1, false, 1024);
+  EXPECT_EQ(decode(ours.get(), 0, kEnough), decode(stock.get(), 0, kEnough));
+  EXPECT_EQ(n_profiles(), 4);
+  const double packed = distance(stock.get(), ours.get(), kEnough, {0, kEnough});
   EXPECT_GT(packed, 1e-6);
   EXPECT_LT(packed, kPacked);
 }

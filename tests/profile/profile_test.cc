@@ -123,6 +123,32 @@ TEST_F(ProfileTest, ChecksumWithoutAFile) {
   EXPECT_NE(profile_checksum(random_profile(2)), checksum);
 }
 
+// As another program would write the same profile: docs/format.md leaves the value of general.type open.
+TEST_F(ProfileTest, ChecksumOfTheFile) {
+  write_profile(random_profile(1), path_);
+  std::string other = bytes();
+  const std::size_t type = other.find("profile", other.find("general.type"));
+  other.replace(type, 7, "another");
+  set_bytes_with_checksum(other);
+  std::uint64_t checksum = 0;
+  std::memcpy(&checksum, bytes().data() + profile_format::kChecksumOffset, sizeof checksum);
+  EXPECT_EQ(profile_checksum(read_profile(path_)), checksum);
+  EXPECT_NE(profile_checksum(random_profile(1)), checksum);
+}
+
+TEST_F(ProfileTest, NoChecksumOfABadProfile) {
+  Profile profile = random_profile(1);
+  profile.layers.clear();
+  try {
+    profile_checksum(profile);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "this calibration gave no good profile (it holds no layers): calibrate again with another text");
+  }
+}
+
 TEST_F(ProfileTest, FindLayer) {
   const Profile profile = random_profile(1);
   EXPECT_EQ(profile.find_layer(0), &profile.layers[0]);
