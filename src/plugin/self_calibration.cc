@@ -72,9 +72,9 @@ bool is_empty(const Cache* cache) {
 
 enum class Stores { kNothing, kPart, kAll };
 
-// How much of the caches that it uses this graph stores. A program that looks at each tensor (cb_eval) or
-// spreads the model over devices computes a batch in pieces, by which no model can be known; a context that
-// shares the cache of another one may store nothing.
+// How much of the caches that it uses this graph stores. A program that looks at each tensor (cb_eval) computes
+// a batch in pieces, by which no model can be known; a context that shares the cache of another one may store
+// nothing.
 Stores stores(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches) {
   std::set<const ggml_tensor*> stored;
   for (int i = 0; i < n_nodes; ++i) {

@@ -80,7 +80,7 @@ with tempfile.TemporaryDirectory() as folder:
     expect("alone, -ctk", ["cache_k_l0 (q8_0"], True, ["-ctk", "q8_0"], **alone)
     expect("alone, -fa off", [FLASH], False, ["-fa", "off"], **alone)
     expect("alone, base", [NOT_YET], True, ["--rope-freq-base", "5000"], **alone)
-    expect("alone, memory", ["no address space for a cache of 43945 MiB in 16 bits"], False, ["-c", "2000000"], limit=4 << 30, **alone)
+    expect("alone, memory", ["no address space for a cache of 43948 MiB in 16 bits"], False, ["-c", "2000000"], limit=4 << 30, **alone)
     expect("alone, f16", [], True, GTQ_RECIPE="f16", **alone)
     with_fingerprint(profile, folder + "/other")
     expect("another model", [ACTIVE, "the profile in GTQ_PROFILE was made for another model"], False,
