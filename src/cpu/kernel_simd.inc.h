@@ -63,8 +63,8 @@ GTQ_INLINE vf splat_four(const float* p) {
   return load<vf>(p);
 #endif
 }
-// A line of a page some pages ahead. Kernels that are done with a page soonest must not wait for the first cache,
-// which is small and fetches few lines at a time; slower ones gain by finding the line there.
+// A line of a page some pages ahead. Kernels that are soonest done with a page must not wait for the first
+// cache, which is small and fetches few lines at a time; slower ones gain by finding the line there.
 GTQ_INLINE void prefetch(const void* p) {
 #if defined(__AVX512F__)
   __builtin_prefetch(p, 0, 2);
