@@ -15,11 +15,12 @@ constexpr float kLargestFixed = (1 << kFixedBits) - 1;
 float to_integer(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 
 UpperCodebook make_upper_codebook(int width) {
-  UpperCodebook book{1 << (width - 1), codebook_step(width), {}, {}};
+  UpperCodebook book{1 << (width - 1), codebook_step(width), {}, {}, {}};
   const std::int8_t* levels = codebook_levels(width) + book.n_levels;
   for (int i = 0; i < book.n_levels; ++i) book.levels[i] = static_cast<std::uint8_t>(levels[i]);
   for (int i = 0; i + 1 < book.n_levels; ++i) {
     const double middle = 0.5 * (levels[i] + levels[i + 1]) * static_cast<double>(book.step);
+    book.rises[i] = static_cast<std::int16_t>(levels[i + 1] - levels[i]);
     book.thresholds[i] = static_cast<std::int16_t>(std::lround(kScaledOne * middle));
   }
   return book;
@@ -86,13 +87,9 @@ void put_centroids(int width, const std::uint8_t* codes, int n, float* centroids
 }
 
 CodeSums sum_codes(const UpperCodebook& book, const std::int16_t* f, int n, int multiplier) {
-  std::int16_t rises[31];
-  for (int t = 0; t + 1 < book.n_levels; ++t) {
-    rises[t] = static_cast<std::int16_t>(book.levels[t + 1] - book.levels[t]);
-  }
   std::int16_t scaled[kMaxHeadDim], levels[kMaxHeadDim];
   scale_by_norm(f, n, multiplier, scaled);
-  climb(book, scaled, n, book.levels[0], rises, levels);
+  climb(book, scaled, n, book.levels[0], book.rises, levels);
   std::uint32_t yc = 0, cc = 0;
   for (int i = 0; i < n; ++i) {
     yc += static_cast<std::uint32_t>(std::abs(f[i]) * levels[i]);

@@ -35,6 +35,7 @@ struct UpperCodebook {
   float step;
   std::int16_t thresholds[31];  // n_levels - 1: between levels i and i + 1, as scaled numbers
   std::uint8_t levels[32];
+  std::int16_t rises[31];  // from level i to level i + 1
 
   static const UpperCodebook& of(int width);
 };

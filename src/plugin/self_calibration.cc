@@ -52,8 +52,8 @@ Packings& packings() {
 std::set<Cache*> caches_of(ggml_tensor** nodes, int n_nodes) {
   std::set<Cache*> caches;
   for (int i = 0; i < n_nodes; ++i) {
-    const ggml_tensor* cache = is_cache_attention(nodes[i]) ? nodes[i]->src[1] : nodes[i];
-    if (owned_cache(cache) != nullptr) caches.insert(owned_cache(cache));
+    Cache* cache = owned_cache(is_cache_attention(nodes[i]) ? nodes[i]->src[1] : nodes[i]);
+    if (cache != nullptr) caches.insert(cache);
   }
   return caches;
 }
@@ -136,6 +136,8 @@ void keep(const Profile& profile) {
 }  // namespace
 
 bool SelfCalibration::prepare(ggml_tensor** nodes, int n_nodes) {
+  const bool gave_up = identified_ && !recording_ && packing_ == nullptr;
+  if (gave_up) return false;
   const std::set<Cache*> caches = caches_of(nodes, n_nodes);
   if (caches.empty()) return false;
   const Stores stored = identified_ && !recording_ ? Stores::kNothing : stores(nodes, n_nodes, caches);

@@ -1,6 +1,7 @@
 // The cache without GTQ_PROFILE: f16 until 512 tokens have calibrated it, packed from then on. What a process
 // has calibrated serves all its contexts, so that every test needs a process of its own.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -27,10 +28,8 @@ class StagedTest : public CacheTest {
  protected:
   void SetUp() override {
     CacheTest::SetUp();
-    std::string name = (fs::temp_directory_path() / "gtq-staged-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    setenv("XDG_CACHE_HOME", name.c_str(), 1);
+    fs::remove_all(folder_);
+    setenv("XDG_CACHE_HOME", folder_.c_str(), 1);
   }
   void TearDown() override { fs::remove_all(folder_); }
 
@@ -44,7 +43,7 @@ class StagedTest : public CacheTest {
   }
 
  private:
-  fs::path folder_;
+  fs::path folder_ = fs::temp_directory_path() / ("gtq-staged-" + std::to_string(::getpid()));
 };
 
 // One token after those of the prompt, at the same place in both.
