@@ -1,6 +1,6 @@
 // Speed of the GPU kernels: decode over packed pages, store, and the read ceiling of the card.
 //
-//   gtq_cuda_attention_bench [decode|store|read|all]
+//   gtq_cuda_attention_bench [decode|prefill|store|read|all]
 //   gtq_cuda_attention_bench decode Q_HEADS KV_HEADS BATCH KV_LEN MEANS
 //
 // decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one
@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/prefill.h"
 #include "gtq/cuda.h"
 
 namespace {
@@ -241,6 +242,55 @@ void bench_decode_all(double ceiling) {
   }
 }
 
+// n_rows query rows that all see kv_len keys, or causal ones at their end; 16 mean blocks. By each kernel of
+// this GPU.
+void bench_prefill(int n_q_heads, int n_kv_heads, int n_rows, long long kv_len, bool causal) {
+  const gtq::LayerCodec codec(make_profile(n_q_heads, n_kv_heads, 16), gtq::Budget{3, 3});
+  const gtq::cuda::Layer layer(codec);
+  const Caches caches(codec, kv_len / 64, 1);
+  const std::size_t n_q = static_cast<std::size_t>(n_rows) * n_q_heads * 128;
+  std::vector<float> q(n_q);
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (float& x : q) x = normal(random);
+  auto* device_q = device_alloc<float>(n_q);
+  auto* out = device_alloc<float>(n_q);
+  ok(cudaMemcpy(device_q, q.data(), n_q * sizeof(float), cudaMemcpyHostToDevice));
+  gtq::cuda::PrefillCall call;
+  call.layer = &layer;
+  call.cache = caches.view(0);
+  call.kv_len = kv_len;
+  call.n_q_heads = n_q_heads;
+  call.n_rows = n_rows;
+  call.q = device_q;
+  call.q_head_stride = call.out_head_stride = 128;
+  call.q_row_stride = call.out_row_stride = 128 * n_q_heads;
+  call.out = out;
+  call.causal = causal;
+  call.sm_scale = 1 / std::sqrt(128.0f);
+  const double seen = static_cast<double>(kv_len) - (causal ? (n_rows - 1) / 2.0 : 0);
+  const double flops = 4.0 * n_rows * seen * 128 * n_q_heads;
+  for (const auto kernel : {gtq::cuda::PrefillKernel::kSm80, gtq::cuda::best_prefill_kernel()}) {
+    for (const long long chunk_keys : {2048, 8192}) {
+      call.chunk_keys = chunk_keys;
+      const std::size_t workspace_bytes = gtq::cuda::prefill_workspace_bytes(call);
+      call.workspace = device_alloc<std::uint8_t>(workspace_bytes);
+      const double us = time_graph(2, [&](cudaStream_t stream) {
+        for (int i = 0; i < 2; ++i) gtq::cuda::prefill_with(kernel, call, stream);
+      });
+      std::printf(
+          "prefill k3v3  %3d/%-2d %5d x %4lldK%s  %s  chunks of %4lld (%3zu MiB)  %9.1f us  %4.0f TFLOP/s\n",
+          n_q_heads, n_kv_heads, n_rows, kv_len / 1024, causal ? " causal" : "",
+          kernel == gtq::cuda::PrefillKernel::kSm90 ? "sm90" : "sm80", chunk_keys, workspace_bytes >> 20, us,
+          flops / us * 1e-6);
+      std::fflush(stdout);
+      ok(cudaFree(call.workspace));
+    }
+  }
+  ok(cudaFree(device_q));
+  ok(cudaFree(out));
+}
+
 // Rows of one layer with 8 KV heads into fresh cells.
 void bench_store(long long n_rows) {
   constexpr int kHeads = 8, kDim = 128;
@@ -303,5 +353,10 @@ int main(int argc, char** argv) {
     for (const long long n : {1, 8, 512, 8192}) bench_store(n);
   }
   if (what == "all" || what == "decode") bench_decode_all(ceiling);
+  if (what == "all" || what == "prefill") {
+    bench_prefill(32, 8, 4096, 32768, false);
+    bench_prefill(32, 8, 4096, 32768, true);
+    bench_prefill(16, 2, 512, 32768, false);
+  }
   return 0;
 }

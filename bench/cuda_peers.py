@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """fp16 attention through torch at the shapes of cuda_attention_bench: cuDNN and FlashAttention-2.
 
+    cuda_peers.py [decode|prefill|all]
+
 Graph replay over rotated caches of at least 1 GB together, median of 11 replays, head_dim 128.
 """
 import statistics
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ DECODE = [
     (32, 8, 8, 32768), (32, 8, 32, 32768),
     (128, 8, 1, 131072), (32, 32, 1, 32768), (16, 2, 1, 524288),
 ]
+PREFILL = [(32, 8, 4096, 32768), (16, 2, 512, 32768)]
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
 
 
@@ -64,24 +68,30 @@ def decode(backend, n_q, n_kv, batch, kv_len):
     print(f"{backend:5} f16  {shape}  {us:8.2f} us  {n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
 
 
-def prefill(n_q, n_kv, n_rows, kv_len):
+def prefill(backend, n_q, n_kv, n_rows, kv_len):
     q = random_half(1, n_q, n_rows, HEAD_DIM)
     k, v = (random_half(1, n_kv, kv_len, HEAD_DIM) for _ in range(2))
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        us = time_graph(lambda i: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), 4)
-    print(f"cudnn f16  prefill {n_q}/{n_kv} {n_rows} x {kv_len}  {us:8.1f} us", flush=True)
+    if backend == "fa2":  # knows no groups
+        k, v = (x.repeat_interleave(n_q // n_kv, dim=1) for x in (k, v))
+    with sdpa_kernel(BACKENDS[backend]):
+        us = time_graph(lambda i: F.scaled_dot_product_attention(q, k, v, enable_gqa=backend != "fa2"), 2)
+    flops = 4 * n_rows * kv_len * HEAD_DIM * n_q
+    print(f"{backend:5} f16  prefill {n_q}/{n_kv} {n_rows} x {kv_len}  {us:8.1f} us  {flops / us * 1e-6:4.0f} TFLOP/s",
+          flush=True)
 
 
 def main():
+    what = sys.argv[1] if len(sys.argv) > 1 else "all"
     print(torch.cuda.get_device_name(), torch.__version__, "cudnn", torch.backends.cudnn.version())
-    for shape in DECODE:
+    calls = [(decode, shape) for shape in DECODE] if what in ("all", "decode") else []
+    calls += [(prefill, shape) for shape in PREFILL] if what in ("all", "prefill") else []
+    for call, shape in calls:
         for backend in BACKENDS:
             try:
-                decode(backend, *shape)
+                call(backend, *shape)
             except (RuntimeError, torch.OutOfMemoryError) as error:
                 print(backend, shape, "failed:", str(error).splitlines()[0], flush=True)
             torch.cuda.empty_cache()
-    prefill(32, 8, 4096, 32768)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,38 @@ struct DecodeCall {
 std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows);
 void decode(const DecodeCall& call, Stream stream);
 
+// Attention of any number of query rows of one sequence on tensor cores; semantics of gtq::AttentionCall.
+// chunk_keys keys at a time are dequantized into the workspace, which does not grow with the context, and
+// attended as f16 (queries and weights, too; sums are f32): as exact as attention over an f16 cache. One dense
+// sequence or one with a page table.
+struct PrefillCall {
+  const Layer* layer = nullptr;
+  Cache cache;  // summaries are not read; without positions cell j of the sequence has position j
+  const std::int32_t* pages =
+      nullptr;                  // [ceil(kv_len / 64)] pages of the sequence, or null: first_page and those
+  std::int64_t first_page = 0;  // behind it
+  std::int64_t kv_len = 0;
+  int n_q_heads = 0;
+  std::int64_t n_rows = 0;
+  const float* q = nullptr;  // [row][head] of head_dim_k floats; strides in elements, multiples of 4
+  std::int64_t q_row_stride = 0, q_head_stride = 0;
+  float* out = nullptr;  // [row][head] of head_dim_v floats; strides in elements, multiples of 4
+  std::int64_t out_row_stride = 0, out_head_stride = 0;
+  bool causal = false;                  // row r sees the first kv_len - n_rows + r + 1 cells only
+  const std::uint16_t* mask = nullptr;  // f16 [row][kv_len] or null; stride in elements, even
+  std::int64_t mask_row_stride = 0;
+  const float* sinks = nullptr;  // [n_q_heads] or null
+  float sm_scale = 1.0f;         // > 0
+  float logit_softcap = 0.0f;
+  float alibi_max_bias = 0.0f;
+  std::int64_t chunk_keys = 8192;  // a multiple of 128, at most 16384
+  void* workspace = nullptr;       // prefill_workspace_bytes(), 256-byte aligned
+};
+
+// Of this call or any with as many rows and heads and no larger chunks.
+std::size_t prefill_workspace_bytes(const PrefillCall& call);
+void prefill(const PrefillCall& call, Stream stream);
+
 // Token rows of all KV heads (key_token_bytes / value_token_bytes apart) <-> cells[i], n cells.
 void gather_rows(const Layer& layer, const Cache& cache, const std::int64_t* cells, std::int64_t n,
                  std::uint8_t* key_rows, std::uint8_t* value_rows, Stream stream);
@@ -130,7 +162,7 @@ void copy_pages(const Layer& layer, const Cache& cache, const std::int32_t* sour
 
 // Keys (mean key added, after RoPE) and values of cells [first_cell, first_cell + n_cells) of a dense sequence
 // that starts at page `first_page`, as f16 [kv_head][n_cells][head_dim]; first_cell is a multiple of 64. Empty
-// cells give zeros. Scratch for prefill: a caller bounds it by taking tiles.
+// cells give zeros. For other attention kernels: a caller bounds its scratch by taking tiles.
 void dequantize(const Layer& layer, const Cache& cache, std::int64_t first_page, std::int64_t first_cell,
                 std::int64_t n_cells, std::uint16_t* keys, std::uint16_t* values, Stream stream);
 

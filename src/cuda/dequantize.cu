@@ -1,22 +1,13 @@
-// Page tiles -> f16 keys and values for prefill: a caller dequantizes a bounded tile of the context at a time
-// and hands it to a tensor-core attention kernel for f16.
+// Pages -> f16 keys and values in rows: [kv_head][n_cells][head_dim].
 //
-//   keys   [kv_head][n_cells][head_dim_k]  residual + mean key turned to the cell's position, summed in f32 and
-//   rounded
-//          once: as exact as an f16 key can be
-//   values [kv_head][n_cells][head_dim_v]
 // Grid: (page of the tile, kv_head, 0 keys | 1 values). A thread block stages the page bytes in shared memory,
-// decodes one quant_group of a key (16 dims of a value) per thread at a time into an f16 tile [64][head_dim],
-// and writes that in whole lines. Accuracy: f16 rounding; sine and cosine 2^-20. Reference:
-// src/reference/codec.cc.
+// decodes them into an f16 tile [64][head_dim] (dequantize.cuh), and writes that in whole lines.
 #include <cuda_fp16.h>
 
 #include <algorithm>
 
-#include "cuda/decode_mean.cuh"
-#include "cuda/hadamard.cuh"
+#include "cuda/dequantize.cuh"
 #include "cuda/layer.h"
-#include "cuda/page_codes.cuh"
 #include "gtq/error.h"
 
 namespace gtq::cuda {
@@ -31,80 +22,11 @@ struct TileParams {
   __half *keys, *values;
 };
 
-__device__ void decode_codes(const CodecTable& codec, int width, const std::uint8_t (&codes)[16],
-                             float (&x)[16]) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) x[i] = codec.centroids[width - 1][codes[i]];
-  hadamard_own(x);
-}
-
-// One quant_group of the key of a cell into its row of the tile.
-__device__ void decode_key_group(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
-                                 int cell, int group, int position, __half* row) {
-  const std::uint8_t norm_byte = page[head.key_bytes - kCells + cell];
-  const int width = head.widths[group], d = layer.head_dim_k;
-  std::uint8_t codes[16];
-  float x[16];
-  get_key_codes(page + 128 * sum_of_widths(head.widths, group), width, cell, codes);
-  decode_codes(*layer.codec, width, codes, x);
-  const float norm = layer.codec->key_norms.norms[norm_byte & 127] * 0.25f;
-  const float* means = head.mean_keys + (norm_byte >> 7) * d;
-#pragma unroll
-  for (int i = 0; i < 16; i += 2) {
-    const int slot = 16 * group + i, dim0 = head.dims[slot], dim1 = head.dims[slot + 1];
-    float k0 = norm * layer.codec->key_signs[slot] * x[i] / head.scale[slot];
-    float k1 = norm * layer.codec->key_signs[slot + 1] * x[i + 1] / head.scale[slot + 1];
-    if (head.pair_centred[slot / 2] != 0) {
-      const float2 turn = phase(head.pair_half_turns[slot / 2], 2 * static_cast<long long>(position));
-      const float m0 = means[dim0], m1 = means[dim1];
-      k0 += m0 * turn.x - m1 * turn.y;
-      k1 += m0 * turn.y + m1 * turn.x;
-    }
-    row[dim0] = __float2half_rn(k0);
-    row[dim1] = __float2half_rn(k1);
-  }
-}
-
-__device__ void decode_keys(const TileParams& p, const HeadTable& head, const std::uint8_t* page,
-                            const int* positions, __half* tile) {
-  const int d = p.layer.head_dim_k, n_groups = d / 16;
-  for (int i = threadIdx.x; i < kCells * n_groups; i += kThreads) {
-    const int cell = i % kCells, group = i / kCells;
-    if (positions[cell] != kEmptyCell) {
-      decode_key_group(p.layer, head, page, cell, group, positions[cell], tile + cell * d);
-    }
-  }
-}
-
-// n_lanes lanes of a warp do one value.
-__device__ void decode_values(const TileParams& p, const HeadTable& head, const std::uint8_t* page,
-                              const int* positions, __half* tile) {
-  const int d = p.layer.head_dim_v, n_used = d / 16, width = p.layer.v_width, n_points = d & -d;
-  int n_lanes = 1;
-  while (n_lanes < n_used) n_lanes *= 2;
-  const int lane = static_cast<int>(threadIdx.x) % n_lanes;
-  const float scale = rsqrtf(static_cast<float>(n_points));
-  for (int cell = static_cast<int>(threadIdx.x) / n_lanes; cell < kCells; cell += kThreads / n_lanes) {
-    std::uint8_t codes[16] = {};
-    float x[16];
-    if (lane < n_used) get_value_codes(page, d, width, cell, lane, codes);
-    decode_codes(*p.layer.codec, width, codes, x);
-    for (int bit = 1; bit < n_points / 16; bit *= 2) hadamard_lanes(x, bit, lane);
-    if (lane >= n_used || positions[cell] == kEmptyCell) continue;
-    const float norm =
-        p.layer.codec->value_norms.norms[page[head.value_bytes - kCells + cell]] * head.v_rms * scale;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      tile[cell * d + 16 * lane + i] = __float2half_rn(norm * p.layer.codec->value_signs[16 * lane + i] * x[i]);
-    }
-  }
-}
-
-__device__ void copy_lines(void* to, const void* from, int n_bytes) {
-  for (int i = static_cast<int>(threadIdx.x); i < n_bytes / 16; i += kThreads) {
-    static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
-  }
-}
+struct RowTile {
+  __half* data;  // [cell][d]
+  int d;
+  __device__ __half& at(int cell, int dim) const { return data[cell * d + dim]; }
+};
 
 __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_constant__ TileParams p) {
   extern __shared__ __align__(16) std::uint8_t shared[];
@@ -125,14 +47,12 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
     positions[threadIdx.x] = p.cache.positions != nullptr ? p.cache.positions[page_index * kCells + threadIdx.x]
                                                           : static_cast<int>(at);
   }
-  for (int i = static_cast<int>(threadIdx.x); i < kCells * d / 2; i += kThreads) {
-    reinterpret_cast<std::uint32_t*>(tile)[i] = 0;
-  }
+  clear_lines(tile, kCells * d * 2);
   __syncthreads();
   if (key) {
-    decode_keys(p, head, shared, positions, tile);
+    decode_keys(p.layer, head, shared, positions, RowTile{tile, d});
   } else {
-    decode_values(p, head, shared, positions, tile);
+    decode_values(p.layer, head, shared, positions, RowTile{tile, d});
   }
   __syncthreads();
   const long long left = p.n_cells - static_cast<long long>(blockIdx.x) * kCells;

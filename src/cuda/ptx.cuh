@@ -92,8 +92,8 @@ __device__ __forceinline__ bool elect_lane() {
   return chosen != 0;
 }
 
-__device__ __forceinline__ void barrier_init(std::uint32_t barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+__device__ __forceinline__ void barrier_init(std::uint32_t barrier, std::uint32_t n_arrivals = 1) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(n_arrivals) : "memory");
 }
 
 __device__ __forceinline__ void barrier_init_fence() {

@@ -1,0 +1,106 @@
+// Makes the tiles of a chunk, and says what each is to the rows of a mask.
+#pragma once
+
+#include "cuda/dequantize.cuh"
+#include "cuda/prefill_params.h"
+
+namespace gtq::cuda {
+
+inline constexpr int kTileThreads = 128;
+
+struct SlabTile {
+  std::uint8_t* data;
+  __device__ __half& at(int cell, int dim) const {
+    return reinterpret_cast<__half*>(data + slab_byte(cell, dim & ~7, kCells))[dim & 7];
+  }
+};
+
+// Of the page behind place `index` of the sequence.
+__device__ __forceinline__ long long page_of(const PrefillParams& p, long long index) {
+  return p.pages != nullptr ? p.pages[index] : p.first_page + index;
+}
+
+// positions: of the 64 cells of a page, kEmptyCell behind the end of the sequence.
+__device__ __forceinline__ void load_positions(const PrefillParams& p, long long page, long long cell,
+                                               int* positions) {
+  if (threadIdx.x >= kCells) return;
+  const long long at = cell + threadIdx.x;
+  int position = kEmptyCell;
+  if (at < p.kv_len) {
+    position =
+        p.cache.positions != nullptr ? p.cache.positions[page * kCells + threadIdx.x] : static_cast<int>(at);
+  }
+  positions[threadIdx.x] = position;
+}
+
+// Grid: (page of the chunk, filled up to whole tiles; kv_head; 0 keys | 1 values).
+template <int kDims>
+__global__ void __launch_bounds__(kTileThreads) prefill_tiles_kernel(const __grid_constant__ PrefillParams p) {
+  constexpr int kKeys = tile_keys(kDims), kPages = kKeys / kCells, kSlabs = kDims / kSlabDims;
+  constexpr int kRunBytes = kCells * kSlabRowBytes;  // of a slab of the page
+  extern __shared__ __align__(128) std::uint8_t shared[];
+  __shared__ int positions[kCells];
+  const HeadTable head = p.layer.heads[blockIdx.y];
+  const bool is_key = blockIdx.z == 0;
+  const int tile = static_cast<int>(blockIdx.x) / kPages, part = static_cast<int>(blockIdx.x) % kPages;
+  const long long cell = p.first_cell + static_cast<long long>(blockIdx.x) * kCells;
+  const long long page = cell < p.kv_len ? page_of(p, cell / kCells) : 0;
+  const SlabTile slabs{shared};
+  load_positions(p, page, cell, positions);
+  clear_lines(shared, kSlabs * kRunBytes);
+  if (cell < p.kv_len) {
+    std::uint8_t* bytes = shared + kSlabs * kRunBytes;
+    if (is_key) {
+      copy_lines(bytes, p.cache.key_pages + page * p.layer.key_page_bytes + head.key_offset,
+                 static_cast<int>(head.key_bytes));
+      __syncthreads();
+      decode_keys(p.layer, head, bytes, positions, slabs);
+    } else {
+      copy_lines(bytes, p.cache.value_pages + page * p.layer.value_page_bytes + head.value_offset,
+                 static_cast<int>(head.value_bytes));
+      __syncthreads();
+      decode_values(p.layer, head, bytes, positions, slabs);
+    }
+  }
+  __syncthreads();
+  std::uint8_t* to = p.tiles +
+                     (static_cast<long long>(blockIdx.y) * p.n_tiles + tile) * 2 * half_tile_bytes(kDims) +
+                     (is_key ? 0 : half_tile_bytes(kDims)) + part * kRunBytes;
+#pragma unroll
+  for (int slab = 0; slab < kSlabs; ++slab) {
+    copy_lines(to + slab * kKeys * kSlabRowBytes, shared + slab * kRunBytes, kRunBytes);
+  }
+  if (is_key && blockIdx.y == 0 && threadIdx.x < kCells) {
+    const std::uint32_t bits = __ballot_sync(~0u, positions[threadIdx.x] != kEmptyCell);
+    if (threadIdx.x % 32 == 0) {
+      reinterpret_cast<std::uint32_t*>(p.present + tile)[part * (kCells / 32) + threadIdx.x / 32] = bits;
+    }
+  }
+}
+
+// Grid: (tile, query tile). What the mask leaves of a tile.
+template <int kDims>
+__global__ void __launch_bounds__(kTileThreads) prefill_kinds_kernel(const __grid_constant__ PrefillParams p) {
+  constexpr int kKeys = tile_keys(kDims);
+  const int first_row = static_cast<int>(blockIdx.y) * kQueryTile / p.group;
+  const int last_row =
+      min((static_cast<int>(blockIdx.y) * kQueryTile + kQueryTile - 1) / p.group, p.n_rows - 1);
+  const long long first_cell = p.first_cell + static_cast<long long>(blockIdx.x) * kKeys;
+  const long long left = p.kv_len - first_cell;
+  const int n_cells = left < kKeys ? static_cast<int>(left) : kKeys;
+  bool any_seen = false, all_plain = true;
+  for (int i = static_cast<int>(threadIdx.x); i < (last_row - first_row + 1) * kKeys; i += kTileThreads) {
+    if (i % kKeys >= n_cells) continue;
+    const std::uint16_t bias = p.mask[(first_row + i / kKeys) * p.mask_row_stride + first_cell + i % kKeys];
+    any_seen |= bias != 0xfc00;  // f16 -inf
+    all_plain &= (bias & 0x7fff) == 0;
+  }
+  const bool is_seen = __syncthreads_or(any_seen) != 0, is_plain = __syncthreads_and(all_plain) != 0;
+  if (threadIdx.x == 0) {
+    p.kinds[static_cast<long long>(blockIdx.y) * p.n_tiles + blockIdx.x] = !is_seen   ? TileKind::kUnseen
+                                                                           : is_plain ? TileKind::kSeen
+                                                                                      : TileKind::kMixed;
+  }
+}
+
+}  // namespace gtq::cuda
