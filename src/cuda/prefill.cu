@@ -12,6 +12,8 @@
 namespace gtq::cuda {
 namespace {
 
+constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // times query heads
+
 int padded_dims(const LayerView& layer) {
   const int d = std::max(layer.head_dim_k, layer.head_dim_v);
   return d <= 64 ? 64 : d <= 128 ? 128 : 256;
@@ -23,6 +25,8 @@ void check_call(const PrefillCall& call) {
     throw Error("the number of query heads must be a multiple of the number of KV heads");
   }
   if (call.n_rows < 0 || call.kv_len < 0) throw Error("prefill needs a number of rows and of keys");
+  if (call.n_rows * call.n_q_heads > kMostRows)
+    throw Error("prefill takes at most 2^30 rows times heads; pass fewer rows");
   if (call.causal && call.n_rows > call.kv_len)
     throw Error("causal rows are the last of the sequence; there are more rows than keys");
   if (call.sm_scale <= 0.0f) throw Error("prefill needs a positive scale of the logits");
@@ -40,8 +44,8 @@ struct Workspace {
 };
 
 int n_query_tiles(const PrefillCall& call) {
-  const long long n = static_cast<long long>(call.n_rows) * call.n_q_heads / call.layer->impl().view.n_kv_heads;
-  return static_cast<int>((n + kQueryTile - 1) / kQueryTile);
+  const std::int64_t n_m = call.n_rows * (call.n_q_heads / call.layer->impl().view.n_kv_heads);
+  return static_cast<int>((n_m + kQueryTile - 1) / kQueryTile);
 }
 
 Workspace plan_workspace(const PrefillCall& call) {
@@ -62,31 +66,14 @@ PrefillParams make_params(const PrefillCall& call) {
   const Workspace w = plan_workspace(call);
   auto* workspace = static_cast<std::uint8_t*>(call.workspace);
   PrefillParams p{};
+  p.call = call;
   p.layer = layer;
-  p.cache = call.cache;
-  p.pages = call.pages;
-  p.first_page = call.first_page;
-  p.kv_len = call.kv_len;
+  p.group = call.n_q_heads / layer.n_kv_heads;
+  p.n_m = static_cast<int>(call.n_rows) * p.group;
   p.tiles = workspace;
   p.present = reinterpret_cast<uint4*>(workspace + w.present);
   p.kinds = reinterpret_cast<TileKind*>(workspace + w.kinds);
   p.state = reinterpret_cast<float2*>(workspace + w.state);
-  p.q = call.q;
-  p.q_row_stride = call.q_row_stride;
-  p.q_head_stride = call.q_head_stride;
-  p.out = call.out;
-  p.out_row_stride = call.out_row_stride;
-  p.out_head_stride = call.out_head_stride;
-  p.mask = call.mask;
-  p.mask_row_stride = call.mask_row_stride;
-  p.sinks = call.sinks;
-  p.n_q_heads = call.n_q_heads;
-  p.group = call.n_q_heads / layer.n_kv_heads;
-  p.n_rows = static_cast<int>(call.n_rows);
-  p.causal = call.causal;
-  p.sm_scale = call.sm_scale;
-  p.softcap = call.logit_softcap;
-  p.alibi_max_bias = call.alibi_max_bias;
   return p;
 }
 
@@ -104,7 +91,7 @@ Launch choose_launch(PrefillKernel kernel) {
 }
 
 template <int kDims>
-void make_tiles(const PrefillCall& call, const PrefillParams& p, Stream stream) {
+void make_tiles(const PrefillParams& p, Stream stream) {
   const LayerView& layer = p.layer;
   const int shared_bytes = kCells * kDims * 2 + static_cast<int>(std::max(layer.key_bytes, layer.value_bytes));
   check(cudaFuncSetAttribute(prefill_tiles_kernel<kDims>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -112,8 +99,8 @@ void make_tiles(const PrefillCall& call, const PrefillParams& p, Stream stream) 
         "reserve shared memory for prefill");
   const dim3 pages(p.n_tiles * tile_keys(kDims) / kCells, layer.n_kv_heads, 2);
   prefill_tiles_kernel<kDims><<<pages, kTileThreads, shared_bytes, stream>>>(p);
-  if (p.mask != nullptr) {
-    prefill_kinds_kernel<kDims><<<dim3(p.n_tiles, n_query_tiles(call)), kTileThreads, 0, stream>>>(p);
+  if (p.call.mask != nullptr) {
+    prefill_kinds_kernel<kDims><<<dim3(p.n_tiles, n_query_tiles(p.call)), kTileThreads, 0, stream>>>(p);
   }
   check_launch("prefill tiles");
 }
@@ -121,18 +108,18 @@ void make_tiles(const PrefillCall& call, const PrefillParams& p, Stream stream) 
 template <int kDims>
 void run_chunks(PrefillKernel kernel, const PrefillCall& call, Stream stream) {
   PrefillParams p = make_params(call);
-  const bool shaped = p.mask != nullptr || p.softcap > 0.0f;
+  const bool shaped = p.call.mask != nullptr || p.call.logit_softcap > 0.0f;
   const Launch launch = shaped ? choose_launch<kDims, true>(kernel) : choose_launch<kDims, false>(kernel);
   check(cudaFuncSetAttribute(launch.attend, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes),
         "reserve shared memory for prefill");
   const dim3 grid(n_query_tiles(call), p.layer.n_kv_heads);
   do {
-    const long long left = p.kv_len - p.first_cell;
+    const long long left = p.call.kv_len - p.first_cell;
     p.is_first = p.first_cell == 0;
     p.is_last = left <= call.chunk_keys;
     p.n_tiles = static_cast<int>((std::min<long long>(left, call.chunk_keys) + tile_keys(kDims) - 1) /
                                  tile_keys(kDims));
-    if (p.n_tiles > 0) make_tiles<kDims>(call, p, stream);
+    if (p.n_tiles > 0) make_tiles<kDims>(p, stream);
     launch.attend<<<grid, launch.n_threads, launch.shared_bytes, stream>>>(p);
     check_launch("prefill");
     p.first_cell += call.chunk_keys;

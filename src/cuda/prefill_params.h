@@ -32,31 +32,31 @@ GTQ_HD constexpr int slab_byte(int row, int dim, int n_rows) {
 enum class TileKind : std::uint8_t { kUnseen, kSeen, kMixed };  // kSeen: every row sees every key, mask 0
 
 struct PrefillParams {
+  PrefillCall call;  // call.layer is the host's
   LayerView layer;
-  Cache cache;
-  const std::int32_t* pages;
-  long long first_page, kv_len;
+  int group, n_m;  // query heads per KV head, rows of queries per KV head
 
   // The chunk.
   long long first_cell;
   int n_tiles;
   bool is_first, is_last;
 
+  // In the workspace.
   std::uint8_t* tiles;  // [kv_head][n_tiles] keys, values
   uint4* present;       // [n_tiles] bit per key: a token of the sequence
   TileKind* kinds;      // [query tile][n_tiles], with a mask
-  float2* state;        // [kv_head][m] {largest logit in log2 units, sum of weights}, between chunks
-
-  const float* q;
-  long long q_row_stride, q_head_stride;
-  float* out;  // between chunks the sums of weighted values
-  long long out_row_stride, out_head_stride;
-  const std::uint16_t* mask;
-  long long mask_row_stride;
-  const float* sinks;
-  int n_q_heads, group, n_rows;
-  bool causal;
-  float sm_scale, softcap, alibi_max_bias;
+  float2* state;        // [kv_head][m] {largest logit in log2 units, sum of weights}, between chunks; sums of
+                  // weighted values are in call.out meanwhile
 };
+
+// Query rows of a tile of queries, both ends included.
+struct RowSpan {
+  int first, last;
+};
+GTQ_HD RowSpan rows_of_tile(const PrefillParams& p, int query_tile) {
+  const int first_m = query_tile * kQueryTile,
+            last_m = first_m + kQueryTile < p.n_m ? first_m + kQueryTile : p.n_m;
+  return {first_m / p.group, (last_m - 1) / p.group};
+}
 
 }  // namespace gtq::cuda

@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm80, 1)
       }
       const bool is_mixed = list[i].is_mixed;
       if (is_mixed) shape_logits<kStepKeys, kShaped>(p, rows, list[i], kKeys, step * kStepKeys, s);
-      rescale(o, weigh(s, is_mixed ? 1.0f : p.sm_scale * kLog2E, state));
+      rescale(o, weigh(s, is_mixed ? 1.0f : p.call.sm_scale * kLog2E, state));
       pack_weights(s, weights);
       copy_wait<1>();
       __syncthreads();

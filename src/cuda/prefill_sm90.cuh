@@ -151,7 +151,7 @@ class WarpgroupAttention {
   }
 
   __device__ __forceinline__ float2 weigh_tile(int i) {
-    if (!list[i].is_mixed) return weigh(s, p.sm_scale * kLog2E, state);
+    if (!list[i].is_mixed) return weigh(s, p.call.sm_scale * kLog2E, state);
     shape_logits<kKeys, kShaped>(p, rows, list[i], kKeys, 0, s);
     return weigh(s, 1.0f, state);
   }

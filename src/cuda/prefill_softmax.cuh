@@ -24,22 +24,22 @@ struct TileEntry {
 
 // Cells of the sequence that a row may see.
 __device__ __forceinline__ long long row_limit(const PrefillParams& p, int row) {
-  return p.causal ? p.kv_len - p.n_rows + row + 1 : p.kv_len;
+  return p.call.causal ? p.call.kv_len - p.call.n_rows + row + 1 : p.call.kv_len;
 }
 
 template <int kKeys>
 __device__ __forceinline__ TileKind kind_of_tile(const PrefillParams& p, int query_tile, int tile,
                                                  const uint4 present) {
-  const int first_row = query_tile * kQueryTile / p.group;
-  const int last_row = min((query_tile * kQueryTile + kQueryTile - 1) / p.group, p.n_rows - 1);
+  const RowSpan rows = rows_of_tile(p, query_tile);
   const long long first_cell = p.first_cell + static_cast<long long>(tile) * kKeys;
   const std::uint32_t some = present.x | present.y | (kKeys == 128 ? present.z | present.w : 0);
   const std::uint32_t all = present.x & present.y & (kKeys == 128 ? present.z & present.w : ~0u);
-  if (some == 0 || first_cell >= row_limit(p, last_row)) return TileKind::kUnseen;
+  if (some == 0 || first_cell >= row_limit(p, rows.last)) return TileKind::kUnseen;
   const TileKind kind =
-      p.mask != nullptr ? p.kinds[static_cast<long long>(query_tile) * p.n_tiles + tile] : TileKind::kSeen;
+      p.call.mask != nullptr ? p.kinds[static_cast<long long>(query_tile) * p.n_tiles + tile] : TileKind::kSeen;
   if (kind == TileKind::kUnseen) return kind;
-  const bool is_plain = all == ~0u && first_cell + kKeys <= row_limit(p, first_row) && p.softcap <= 0.0f;
+  const bool is_plain =
+      all == ~0u && first_cell + kKeys <= row_limit(p, rows.first) && p.call.logit_softcap <= 0.0f;
   return is_plain ? kind : TileKind::kMixed;
 }
 
@@ -65,11 +65,11 @@ __device__ __forceinline__ int list_tiles(const PrefillParams& p, int query_tile
 }
 
 __device__ __forceinline__ float prefill_slope(const PrefillParams& p, int head) {
-  if (p.alibi_max_bias <= 0.0f) return 1.0f;
-  const int n = 1 << (31 - __clz(p.n_q_heads));
+  if (p.call.alibi_max_bias <= 0.0f) return 1.0f;
+  const int n = 1 << (31 - __clz(p.call.n_q_heads));
   const float n_f = static_cast<float>(n);
-  return head < n ? exp2f(-p.alibi_max_bias / n_f * static_cast<float>(head + 1))
-                  : exp2f(-p.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
+  return head < n ? exp2f(-p.call.alibi_max_bias / n_f * static_cast<float>(head + 1))
+                  : exp2f(-p.call.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
 }
 
 // Row m of a KV head; those behind the last one compute what it does and are not stored.
@@ -77,13 +77,13 @@ struct QueryRow {
   int m, row, head;
 
   __device__ __forceinline__ QueryRow(const PrefillParams& p, int kv_head, int any_m)
-      : m(min(any_m, p.n_rows * p.group - 1)), row(m / p.group), head(kv_head * p.group + m % p.group) {}
+      : m(min(any_m, p.n_m - 1)), row(m / p.group), head(kv_head * p.group + m % p.group) {}
 
   __device__ __forceinline__ float* out(const PrefillParams& p) const {
-    return p.out + row * p.out_row_stride + head * p.out_head_stride;
+    return p.call.out + row * p.call.out_row_stride + head * p.call.out_head_stride;
   }
   __device__ __forceinline__ float2& state(const PrefillParams& p, int kv_head) const {
-    return p.state[static_cast<long long>(kv_head) * p.n_rows * p.group + m];
+    return p.state[static_cast<long long>(kv_head) * p.n_m + m];
   }
 };
 
@@ -92,7 +92,7 @@ struct WarpRows {
   int kv_head, first_m, lane;
 
   __device__ __forceinline__ bool has(const PrefillParams& p, int half) const {
-    return first_m + lane / 4 + 8 * half < p.n_rows * p.group;
+    return first_m + lane / 4 + 8 * half < p.n_m;
   }
   __device__ __forceinline__ QueryRow row(const PrefillParams& p, int half) const {
     return QueryRow(p, kv_head, first_m + lane / 4 + 8 * half);
@@ -112,8 +112,9 @@ __device__ __forceinline__ void shape_logits(const PrefillParams& p, const WarpR
     const QueryRow row = warp.row(p, half);
     const float slope = kShaped ? prefill_slope(p, row.head) : 1.0f;
     const long long limit = row_limit(p, row.row) - first_cell;
-    const std::uint16_t* mask =
-        kShaped && p.mask != nullptr ? p.mask + row.row * p.mask_row_stride + first_cell : nullptr;
+    const std::uint16_t* mask = kShaped && p.call.mask != nullptr
+                                    ? p.call.mask + row.row * p.call.mask_row_stride + first_cell
+                                    : nullptr;
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j) {
       const int key = 8 * j + 2 * (warp.lane % 4);
@@ -126,8 +127,8 @@ __device__ __forceinline__ void shape_logits(const PrefillParams& p, const WarpR
       }
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        float x = s[4 * j + 2 * half + e] * p.sm_scale;
-        if (kShaped && p.softcap > 0.0f) x = p.softcap * tanhf(x / p.softcap);
+        float x = s[4 * j + 2 * half + e] * p.call.sm_scale;
+        if (kShaped && p.call.logit_softcap > 0.0f) x = p.call.logit_softcap * tanhf(x / p.call.logit_softcap);
         if (kShaped) x += slope * (e == 0 ? bias.x : bias.y);
         s[4 * j + 2 * half + e] = seen[e] ? x * kLog2E : -INFINITY;
       }
@@ -218,8 +219,8 @@ __device__ __forceinline__ void load_state(const PrefillParams& p, const WarpRow
 // Multiplies sums into outputs: over the sum of weights, the sink's included.
 __device__ __forceinline__ float last_factor(const PrefillParams& p, int head, float largest, float sum) {
   float factor = 1.0f;
-  if (p.sinks != nullptr) {
-    const float sink = p.sinks[head] * kLog2E, reference = fmaxf(largest, sink);
+  if (p.call.sinks != nullptr) {
+    const float sink = p.call.sinks[head] * kLog2E, reference = fmaxf(largest, sink);
     factor = exp2_fast(largest - reference);
     sum = sum * factor + exp2_fast(sink - reference);
   }
@@ -261,8 +262,9 @@ __device__ __forceinline__ void load_queries(const PrefillParams& p, int kv_head
   for (int i = static_cast<int>(threadIdx.x); i < kQueryTile * kChunks; i += n_threads) {
     const int in_tile = i / kChunks, dim = i % kChunks * 8, m = first_m + in_tile;
     __half2 chunk[4] = {};
-    if (m < p.n_rows * p.group && dim < p.layer.head_dim_k) {
-      const float* q = p.q + m / p.group * p.q_row_stride + (kv_head * p.group + m % p.group) * p.q_head_stride;
+    if (m < p.n_m && dim < p.layer.head_dim_k) {
+      const float* q = p.call.q + m / p.group * p.call.q_row_stride +
+                       (kv_head * p.group + m % p.group) * p.call.q_head_stride;
       const float4 a = *reinterpret_cast<const float4*>(q + dim),
                    b = *reinterpret_cast<const float4*>(q + dim + 4);
       chunk[0] = __floats2half2_rn(a.x, a.y);

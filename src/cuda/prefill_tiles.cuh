@@ -17,7 +17,7 @@ struct SlabTile {
 
 // Of the page behind place `index` of the sequence.
 __device__ __forceinline__ long long page_of(const PrefillParams& p, long long index) {
-  return p.pages != nullptr ? p.pages[index] : p.first_page + index;
+  return p.call.pages != nullptr ? p.call.pages[index] : p.call.first_page + index;
 }
 
 // positions: of the 64 cells of a page, kEmptyCell behind the end of the sequence.
@@ -26,9 +26,9 @@ __device__ __forceinline__ void load_positions(const PrefillParams& p, long long
   if (threadIdx.x >= kCells) return;
   const long long at = cell + threadIdx.x;
   int position = kEmptyCell;
-  if (at < p.kv_len) {
-    position =
-        p.cache.positions != nullptr ? p.cache.positions[page * kCells + threadIdx.x] : static_cast<int>(at);
+  if (at < p.call.kv_len) {
+    position = p.call.cache.positions != nullptr ? p.call.cache.positions[page * kCells + threadIdx.x]
+                                                 : static_cast<int>(at);
   }
   positions[threadIdx.x] = position;
 }
@@ -44,19 +44,19 @@ __global__ void __launch_bounds__(kTileThreads) prefill_tiles_kernel(const __gri
   const bool is_key = blockIdx.z == 0;
   const int tile = static_cast<int>(blockIdx.x) / kPages, part = static_cast<int>(blockIdx.x) % kPages;
   const long long cell = p.first_cell + static_cast<long long>(blockIdx.x) * kCells;
-  const long long page = cell < p.kv_len ? page_of(p, cell / kCells) : 0;
+  const long long page = cell < p.call.kv_len ? page_of(p, cell / kCells) : 0;
   const SlabTile slabs{shared};
   load_positions(p, page, cell, positions);
   clear_lines(shared, kSlabs * kRunBytes);
-  if (cell < p.kv_len) {
+  if (cell < p.call.kv_len) {
     std::uint8_t* bytes = shared + kSlabs * kRunBytes;
     if (is_key) {
-      copy_lines(bytes, p.cache.key_pages + page * p.layer.key_page_bytes + head.key_offset,
+      copy_lines(bytes, p.call.cache.key_pages + page * p.layer.key_page_bytes + head.key_offset,
                  static_cast<int>(head.key_bytes));
       __syncthreads();
       decode_keys(p.layer, head, bytes, positions, slabs);
     } else {
-      copy_lines(bytes, p.cache.value_pages + page * p.layer.value_page_bytes + head.value_offset,
+      copy_lines(bytes, p.call.cache.value_pages + page * p.layer.value_page_bytes + head.value_offset,
                  static_cast<int>(head.value_bytes));
       __syncthreads();
       decode_values(p.layer, head, bytes, positions, slabs);
@@ -82,16 +82,15 @@ __global__ void __launch_bounds__(kTileThreads) prefill_tiles_kernel(const __gri
 template <int kDims>
 __global__ void __launch_bounds__(kTileThreads) prefill_kinds_kernel(const __grid_constant__ PrefillParams p) {
   constexpr int kKeys = tile_keys(kDims);
-  const int first_row = static_cast<int>(blockIdx.y) * kQueryTile / p.group;
-  const int last_row =
-      min((static_cast<int>(blockIdx.y) * kQueryTile + kQueryTile - 1) / p.group, p.n_rows - 1);
+  const RowSpan rows = rows_of_tile(p, static_cast<int>(blockIdx.y));
   const long long first_cell = p.first_cell + static_cast<long long>(blockIdx.x) * kKeys;
-  const long long left = p.kv_len - first_cell;
+  const long long left = p.call.kv_len - first_cell;
   const int n_cells = left < kKeys ? static_cast<int>(left) : kKeys;
   bool any_seen = false, all_plain = true;
-  for (int i = static_cast<int>(threadIdx.x); i < (last_row - first_row + 1) * kKeys; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < (rows.last - rows.first + 1) * kKeys; i += kTileThreads) {
     if (i % kKeys >= n_cells) continue;
-    const std::uint16_t bias = p.mask[(first_row + i / kKeys) * p.mask_row_stride + first_cell + i % kKeys];
+    const std::uint16_t bias =
+        p.call.mask[(rows.first + i / kKeys) * p.call.mask_row_stride + first_cell + i % kKeys];
     any_seen |= bias != 0xfc00;  // f16 -inf
     all_plain &= (bias & 0x7fff) == 0;
   }
