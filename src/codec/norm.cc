@@ -40,6 +40,7 @@ class NormGrid {
     const int first = first_code_[(std::bit_cast<std::uint32_t>(norm) - kFirstBits) >> kCellShift];
     return first + (norm >= starts_[first + 1] ? 1 : 0);
   }
+  float start(int code) const { return starts_[code]; }
 
  private:
   // Norms outside are coded as the ends. Positive floats ascend as their bits do; with 5 bits of the mantissa a
@@ -116,6 +117,8 @@ int key_norm_code(float norm) { return key_norms().grid.code(norm); }
 std::uint8_t value_norm_byte(float norm) {
   return norm > 0.0f ? static_cast<std::uint8_t>(value_norms().grid.code(norm)) : std::uint8_t{0};
 }
+float key_norm_start(int code) { return key_norms().grid.start(code); }
+float value_norm_start(int code) { return value_norms().grid.start(code); }
 
 void try_key_norms(float rms, float unit, int* multipliers) { try_norms(key_norms(), rms, unit, multipliers); }
 void try_value_norms(float rms, float unit, int* multipliers) {

@@ -10,6 +10,9 @@ namespace gtq {
 // Nearest norm codes.
 int key_norm_code(float norm);  // 0..127
 std::uint8_t value_norm_byte(float norm);
+// Smallest norm of a code above the lowest, infinity behind the highest. code: up to 256.
+float key_norm_start(int code);
+float value_norm_start(int code);
 
 inline constexpr int kTriedNorms = 5;
 

@@ -1,9 +1,7 @@
 #include "cuda/encode_tables.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <limits>
 
 #include "codec/fixed_point.h"
 #include "codec/norm.h"
@@ -11,25 +9,14 @@
 namespace gtq::cuda {
 namespace {
 
-// Smallest float > 0 whose code is at least `code`, infinity if there is none; codes do not fall as norms grow.
-template <typename Code>
-float first_norm(Code code_of, int code) {
-  std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(std::numeric_limits<float>::infinity());
-  while (high - low > 1) {
-    const std::uint32_t middle = low + (high - low) / 2;
-    (code_of(std::bit_cast<float>(middle)) >= code ? high : low) = middle;
-  }
-  return std::bit_cast<float>(high);
-}
-
-template <typename Code, typename Norm>
-NormTable norm_table(Code code_of, Norm norm_of, int lowest, int highest) {
+NormTable norm_table(int lowest, int highest, int of_one, float (&norm_of)(std::uint8_t),
+                     float (&start_of)(int)) {
   NormTable table{};
   table.lowest = lowest;
   table.highest = highest;
-  table.of_one = code_of(1.0f);
+  table.of_one = of_one;
   for (int code = 0; code < 256; ++code) table.norms[code] = norm_of(static_cast<std::uint8_t>(code));
-  for (int code = lowest + 1; code <= 256; ++code) table.starts[code] = first_norm(code_of, code);
+  for (int code = lowest + 1; code <= 256; ++code) table.starts[code] = start_of(code);
   return table;
 }
 
@@ -53,8 +40,8 @@ int exponent_above(const std::vector<float>& positive) {
 
 }  // namespace
 
-NormTable key_norm_table() { return norm_table(key_norm_code, key_norm, 0, 127); }
-NormTable value_norm_table() { return norm_table(value_norm_byte, value_norm, 1, 255); }
+NormTable key_norm_table() { return norm_table(0, 127, key_norm_code(1.0f), key_norm, key_norm_start); }
+NormTable value_norm_table() { return norm_table(1, 255, value_norm_byte(1.0f), value_norm, value_norm_start); }
 
 LevelGrid level_grid() {
   LevelGrid grid{};
