@@ -6,7 +6,7 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kTileThreads = 128;
+inline constexpr int kTileThreads = 256;
 
 struct SlabTile {
   std::uint8_t* data;
