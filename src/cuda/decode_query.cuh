@@ -1,7 +1,7 @@
 // Queries of a thread block -> integer fragments and coefficients of the mean-key term.
 //
 //   raw        [8 kTiles][head_dim_k] f32: the rows as given, zeros past the last pair
-//   query      [quant_group][32 lanes][tile] uint2 {high, low}: lane 4 g + t holds row g of the tile, coded
+//   query      [quant_group][tile][32 lanes] uint2 {high, low}: lane 4 g + t holds row g of the tile, coded
 //   slots
 //              4 t ..+3 as bytes of x = 128 high + low, the transformed query times the codebook step on a
 //              15-bit grid of its row
@@ -87,7 +87,7 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
     for (int part = 0; part < kParts; ++part) {
       const int slot = part * 128 + lane * 4;
       if (slot >= d) continue;
-      query[(slot / 16 * 32 + row % kRows * 4 + slot % 16 / 4) * kTiles + row / kRows] =
+      query[(slot / 16 * kTiles + row / kRows) * 32 + row % kRows * 4 + slot % 16 / 4] =
           split_query(x[part], inverse);
     }
     if (lane == 0) row_scale[row] = largest * (1 / kQueryMax) * p.logit_scale;

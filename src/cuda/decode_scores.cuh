@@ -11,14 +11,8 @@ namespace gtq::cuda {
 // Query fragments of a quant_group.
 template <int kTiles>
 __device__ __forceinline__ void load_query(const uint2* query, int lane, uint2 (&q)[kTiles]) {
-  if constexpr (kTiles == 1) {
-    q[0] = query[lane];
-  } else {
-    static_assert(kTiles == 2);
-    const uint4 both = reinterpret_cast<const uint4*>(query)[lane];
-    q[0] = make_uint2(both.x, both.y);
-    q[1] = make_uint2(both.z, both.w);
-  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) q[tile] = query[tile * 32 + lane];
 }
 
 // counts: DecodeScalars::group_counts.
