@@ -81,11 +81,10 @@ void start(const Launch& launch) {
 
 template <int VD, bool kShaped, int kValueWidth>
 void start_tiles(const Launch& launch) {
-  if (launch.params.n_tiles == 1) {
-    start<VD, kShaped, kValueWidth, 1>(launch);
-  } else {
-    start<VD, kShaped, kValueWidth, 2>(launch);
+  if constexpr (most_tiles(VD) == 2) {
+    if (launch.params.n_tiles == 2) return start<VD, kShaped, kValueWidth, 2>(launch);
   }
+  start<VD, kShaped, kValueWidth, 1>(launch);
 }
 
 // Values of 3 bits, the usual ones, have kernels of their own.
@@ -112,7 +111,7 @@ void start_shape(const Launch& launch) {
 std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows) {
   (void)batch;  // splits are only made while they fit the GPU at once
   const Layer::Impl& impl = layer.impl();
-  const int n_tiles = n_q_heads / impl.view.n_kv_heads * n_rows > kRows ? kMostTiles : 1;
+  const int n_tiles = n_q_heads / impl.view.n_kv_heads * n_rows > kRows ? most_tiles(impl.view.head_dim_v) : 1;
   return sizeof(WorkspaceHeader) +
          static_cast<std::size_t>(impl.n_sms) * n_tiles * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
 }

@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
             value_bytes = static_cast<int>(p.layer.value_bytes);
   const int value_at = value_offset(key_bytes, kTiles), ring_bytes = warp_ring_bytes(p.n_stages, p.stage_bytes);
 
-  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
+  float* raw = reinterpret_cast<float*>(shared + p.smem_scratch);  // before the first page
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
   std::uint8_t* block = shared + p.smem_block;

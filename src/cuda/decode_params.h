@@ -8,10 +8,12 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kRows = 8;       // query rows of a tile: (row, head of the group) pairs
-inline constexpr int kMostTiles = 2;  // of a thread block
+inline constexpr int kRows = 8;  // query rows of a tile: (row, head of the group) pairs
 inline constexpr int kSummaryBytes = 16;
 inline constexpr int kTermFloats = 3 * kCells;  // of a page (decode_terms.cuh)
+
+// Tiles of a thread block. The teams of value heads of 256 dims do not fit shared memory.
+GTQ_HD constexpr int most_tiles(int head_dim_v) { return head_dim_v <= 128 ? 2 : 1; }
 
 // Warps that share the values of their pages (decode_team.cuh). With one tile a warp is alone, with more its
 // registers hold the sums of 32 dims only.
@@ -58,8 +60,8 @@ struct DecodeParams {
   int n_q_heads, group, n_rows;  // group: query heads per KV head
   int n_tiles, n_spans;  // tiles of a thread block, its span; spans of all (row, head) pairs of a KV head
   int n_splits, n_warps, n_stages, stage_bytes;
-  int smem_scratch, smem_query, smem_raw, smem_mean, smem_block;  // byte offsets; the ring is at 0
-  int scratch_bytes;                                              // per warp
+  int smem_scratch, smem_query, smem_mean, smem_block;  // byte offsets; the ring is at 0
+  int scratch_bytes;                                    // per warp
   int mean_lanes;  // float4s of the coefficients of a mean and tile: 32 * largest n_mean_groups
   WorkspaceHeader* header;
   uint2* partials;  // {value, tag}; [batch][kv_head][span][split][8 n_tiles rows][head_dim_v + 2]

@@ -8,21 +8,22 @@
 namespace gtq::cuda {
 namespace {
 
-constexpr int kStaticSharedBytes = 3072;  // of the kernel itself
+constexpr int kStaticSharedBytes = 2560;  // of the kernel itself, at most
 constexpr int kFewestWarps = 2;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Shared memory besides ring and scratch, in the order in which it lies there.
-struct FixedBytes {
-  int query, raw, mean, block;
-  int all() const { return query + raw + mean + block; }
+// Shared memory behind the ring, in the order in which it lies there.
+struct Areas {
+  int scratch;  // of all warps; before the first page the raw query rows
+  int query, mean, block;
+  int all() const { return scratch + query + mean + block; }
 };
 
-FixedBytes fixed_bytes(const DecodeParams& p) {
+Areas areas(const DecodeParams& p) {
   const LayerView& layer = p.layer;
-  return {p.n_tiles * layer.head_dim_k / 16 * 32 * 8, p.n_tiles * kRows * layer.head_dim_k * 4,
-          p.n_tiles * kMeans * p.mean_lanes * 16,
+  return {std::max(p.n_warps * p.scratch_bytes, p.n_tiles * kRows * layer.head_dim_k * 4),
+          p.n_tiles * layer.head_dim_k / 16 * 32 * 8, p.n_tiles * kMeans * p.mean_lanes * 16,
           decode_block(layer.head_dim_k, layer.head_dim_v, layer.n_mean_groups).bytes};
 }
 
@@ -37,9 +38,7 @@ int ring_bytes(const DecodeParams& p) {
   return round_up(std::max(p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes), reduce), 128);
 }
 
-int total_bytes(const DecodeParams& p) {
-  return ring_bytes(p) + p.n_warps * p.scratch_bytes + fixed_bytes(p).all();
-}
+int total_bytes(const DecodeParams& p) { return ring_bytes(p) + areas(p).all(); }
 
 // Most warps that fit; false when too few do.
 bool choose_warps(const Layer::Impl& layer, int n_tiles, int n_stages, DecodeParams& p) {
@@ -47,7 +46,7 @@ bool choose_warps(const Layer::Impl& layer, int n_tiles, int n_stages, DecodePar
   p.n_stages = n_stages;
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
-  p.stage_bytes = round_up(value_offset(key_bytes, n_tiles) + value_bytes + kSummaryBytes, 128);
+  p.stage_bytes = round_up(value_offset(key_bytes, n_tiles) + value_bytes + kSummaryBytes, 16);
   const int team = team_warps(p.layer.head_dim_v, n_tiles);
   for (p.n_warps = most_warps(p.layer.head_dim_v, n_tiles); p.n_warps >= std::max(kFewestWarps, team);
        p.n_warps -= team) {
@@ -59,7 +58,7 @@ bool choose_warps(const Layer::Impl& layer, int n_tiles, int n_stages, DecodePar
 // Two tiles where there are pairs for more than one: they need two stages (decode_team.cuh). Else one tile,
 // with one stage if need be.
 void choose_tiles(const Layer::Impl& layer, int n_pairs, DecodeParams& p) {
-  if (n_pairs > kRows && choose_warps(layer, kMostTiles, 2, p)) return;
+  if (n_pairs > kRows && most_tiles(p.layer.head_dim_v) == 2 && choose_warps(layer, 2, 2, p)) return;
   if (choose_warps(layer, 1, 2, p) || choose_warps(layer, 1, 1, p)) return;
   throw Error("pages of these heads do not fit the shared memory of this GPU; use a smaller budget");
 }
@@ -81,12 +80,11 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
   p.n_splits =
       static_cast<int>(std::clamp<long long>(layer.n_sms / n_units, 1, std::max<long long>(n_pages, 1)));
 
-  const FixedBytes fixed = fixed_bytes(p);
+  const Areas a = areas(p);
   p.smem_scratch = ring_bytes(p);
-  p.smem_query = p.smem_scratch + p.n_warps * p.scratch_bytes;
-  p.smem_raw = p.smem_query + fixed.query;
-  p.smem_mean = p.smem_raw + fixed.raw;
-  p.smem_block = p.smem_mean + fixed.mean;
+  p.smem_query = p.smem_scratch + a.scratch;
+  p.smem_mean = p.smem_query + a.query;
+  p.smem_block = p.smem_mean + a.mean;
   return total_bytes(p);
 }
 
