@@ -4,10 +4,10 @@
 // thread block takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every
 // n_warps-th of them, each with a private ring of stages and no block barrier in between. Per page a warp
 // computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point weights
-// (decode_softmax) and integer sums of values (decode_values; with two tiles as part of a team, decode_team).
-// Lane = 4 g + t: row g of a tile; keys 8 r + 2 t + e of a
-// page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e. Accuracy: relative L2 of a row under 1e-3; 15-bit
-// queries, 16-bit weights, exact levels, f32 norms and sums. Reference: src/reference/attention.cc.
+// (decode_softmax) and integer sums of values (decode_values; with two tiles as one of a team, decode_team).
+// Lane = 4 g + t: row g of a tile; keys 8 r + 2 t + e of a page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t +
+// e. Accuracy: relative L2 of a row under 1e-3; 15-bit queries, 16-bit weights, exact levels, f32 norms and
+// sums. Reference: src/reference/attention.cc.
 #pragma once
 
 #include "cuda/decode_mean.cuh"

@@ -1,5 +1,5 @@
 // o += w V of a page: 8-bit products of the weight bytes (rows 0..7 high, 8..15 low) with value levels. A unit
-// is 32 key slots x 32 dims: four tiles of 8 dims. Exact in int32.
+// is 32 key slots x 32 dims: four products of 8 dims. Exact in int32.
 #pragma once
 
 #include "cuda/codebook.cuh"

@@ -51,6 +51,12 @@ TEST(DecodePlan, TwoTilesAbove8Pairs) {
   EXPECT_EQ(plan({128, 24, 8, 3, 2}, 6).n_spans, 2);  // 18
 }
 
+// Budgets of 4 bits just fit.
+TEST(DecodePlan, AllWarpsAt4Bits) {
+  EXPECT_EQ(plan({128, 128, 8, 4, 2}, 1).n_warps, 12);
+  EXPECT_EQ(plan({128, 32, 8, 4, 2}, 1).n_warps, 12);
+}
+
 TEST(DecodePlan, StagesHoldWeights) {
   const DecodeParams p = plan({64, 16, 1, 1, 0}, 1);
   ASSERT_EQ(p.n_tiles, 2);
