@@ -2,13 +2,11 @@
 //
 //   raw        [8 kTiles][head_dim_k] f32: the rows as given, zeros past the last pair
 //   query      [quant_group][tile][32 lanes] uint2 {high, low}: lane 4 g + t holds row g of the tile, coded
-//   slots
-//              4 t ..+3 as bytes of x = 128 high + low, the transformed query times the codebook step on a
-//              15-bit grid of its row
+//              slots 4 t ..+3 as bytes of x = 128 high + low: the transformed query times the codebook step
+//              on a 15-bit grid of its row
 //   row_scale  [8 kTiles]: log2 logit = row_scale * (x . levels) * key norm
 //   mean       [2 means][tile][mean_group][32 lanes] float4: lane 4 g + t holds conj(q) mu of rope_blocks 2 t
-//   and
-//              2 t + 1 (re, im, re, im) times logit_scale
+//              and 2 t + 1 (re, im, re, im) times logit_scale
 //   big        bit per mean group: some coefficient is above kSmallMean
 // A warp does a row; a lane 4 neighbouring slots of every 128. Rounding: 2^-15 of the row's largest element.
 #pragma once
