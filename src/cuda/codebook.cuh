@@ -8,6 +8,8 @@
 // Exact: the levels are those of codebook_levels().
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/ptx.cuh"
 #include "cuda/tables.h"
 
@@ -15,6 +17,26 @@ namespace gtq::cuda {
 
 inline constexpr std::uint32_t kIndexBits = 0x77777777u;
 inline constexpr std::uint32_t kHighBits = 0x88888888u;
+
+// f(std::integral_constant<int, B>) for codes of `width` bits; kWidth: the width where it is known, else 0.
+template <int kWidth, typename F>
+__device__ __forceinline__ void for_width(int width, F f) {
+  if constexpr (kWidth != 0) return f(std::integral_constant<int, kWidth>{});
+  switch (width) {
+    case 1:
+      return f(std::integral_constant<int, 1>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    case 3:
+      return f(std::integral_constant<int, 3>{});
+    case 4:
+      return f(std::integral_constant<int, 4>{});
+    case 5:
+      return f(std::integral_constant<int, 5>{});
+    default:
+      return f(std::integral_constant<int, 6>{});
+  }
+}
 
 // The B words of a lane.
 template <int B>

@@ -60,17 +60,17 @@ struct Launch {
   Stream stream;
 };
 
-template <int VD, bool kShaped, int kValueWidth>
+template <int VD, bool kShaped, int kValueWidth, int kTiles>
 void start(const Launch& launch) {
   const DecodeParams& p = launch.params;
-  const auto kernel = decode_kernel<VD, kShaped, kValueWidth>;
+  const auto kernel = decode_kernel<VD, kShaped, kValueWidth, kTiles>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes),
         "reserve shared memory for decode");
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_tiles, launch.batch);
+  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_spans, launch.batch);
   config.blockDim = dim3(32 * p.n_warps);
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = launch.stream;
@@ -79,13 +79,21 @@ void start(const Launch& launch) {
   check(cudaLaunchKernelEx(&config, kernel, p), "start the GPU kernel decode");
 }
 
+template <int VD, bool kShaped, int kValueWidth>
+void start_tiles(const Launch& launch) {
+  if constexpr (most_tiles(VD) == 2) {
+    if (launch.params.n_tiles == 2) return start<VD, kShaped, kValueWidth, 2>(launch);
+  }
+  start<VD, kShaped, kValueWidth, 1>(launch);
+}
+
 // Values of 3 bits, the usual ones, have kernels of their own.
 template <int VD, bool kShaped>
 void start_width(const Launch& launch) {
   if (launch.params.layer.v_width == 3) {
-    start<VD, kShaped, 3>(launch);
+    start_tiles<VD, kShaped, 3>(launch);
   } else {
-    start<VD, kShaped, 0>(launch);
+    start_tiles<VD, kShaped, 0>(launch);
   }
 }
 
@@ -101,10 +109,11 @@ void start_shape(const Launch& launch) {
 }  // namespace
 
 std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows) {
-  (void)batch, (void)n_q_heads, (void)n_rows;  // splits are only made while they fit the GPU at once
+  (void)batch;  // splits are only made while they fit the GPU at once
   const Layer::Impl& impl = layer.impl();
+  const int n_tiles = n_q_heads / impl.view.n_kv_heads * n_rows > kRows ? most_tiles(impl.view.head_dim_v) : 1;
   return sizeof(WorkspaceHeader) +
-         static_cast<std::size_t>(impl.n_sms) * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
+         static_cast<std::size_t>(impl.n_sms) * n_tiles * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
 }
 
 void decode(const DecodeCall& call, Stream stream) {

@@ -1,12 +1,13 @@
-// Attention of up to 8 (row, head) pairs of one KV head over packed pages.
+// Attention of one or two tiles of 8 (row, head) pairs of one KV head over packed pages.
 //
-// Grid: (split, kv_head * tile, sequence); a tile is 8 pairs, pair = row * group + head in the group. A thread
-// block takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every
+// Grid: (split, kv_head * span, sequence); a span is kTiles tiles, pair = row * group + head in the group. A
+// thread block takes the pages n split / n_splits .. n (split + 1) / n_splits of a sequence, its warps every
 // n_warps-th of them, each with a private ring of stages and no block barrier in between. Per page a warp
 // computes integer logits (decode_scores), adds the mean-key term (decode_mean), makes fixed-point weights
-// (decode_softmax) and integer sums of values (decode_values). Lane = 4 g + t: row g; keys 8 r + 2 t + e of a
-// page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t + e. Accuracy: relative L2 of a row under 1e-3; 15-bit
-// queries, 16-bit weights, exact levels, f32 norms and sums. Reference: src/reference/attention.cc.
+// (decode_softmax) and integer sums of values (decode_values; with two tiles as one of a team, decode_team).
+// Lane = 4 g + t: row g of a tile; keys 8 r + 2 t + e of a page (slots), r = 0..7, e = 0, 1; dims 8 i + 2 t +
+// e. Accuracy: relative L2 of a row under 1e-3; 15-bit queries, 16-bit weights, exact levels, f32 norms and
+// sums. Reference: src/reference/attention.cc.
 #pragma once
 
 #include "cuda/decode_mean.cuh"
@@ -59,14 +60,16 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
 }
 
 // v = v * scale + offset + mean-key term. norm_bytes: of load_terms.
+template <int kTiles>
 __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
                                          long long first, std::uint32_t norm_bytes, const float* key_norms,
-                                         float scale, float offset, int lane, float (&v)[16]) {
+                                         const float (&scale)[kTiles], const float (&offset)[kTiles], int lane,
+                                         float (&v)[kTiles][16]) {
   if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
       view.regular ? nullptr
                    : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
-  const auto compute = [&](int c, float(&bias)[4][4]) {
+  const auto compute = [&](int c, Bias(&bias)[kTiles]) {
     if (view.regular) {
       regular_bias(mean, c, offset, lane, bias);
     } else {
@@ -75,15 +78,18 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
   };
   const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
   const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
-  float bias[4][4];
+  Bias bias[kTiles];
   if (!any0 || !any1) {
     compute(any1 ? 1 : 0, bias);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) v[i] = fmaf(v[i], scale, bias[i / 2 % 4][2 * (i / 8) + i % 2]);
+    for (int i = 0; i < 16 * kTiles; ++i) {
+      const int tile = i / 16, k = i % 16;
+      v[tile][k] = fmaf(v[tile][k], scale[tile], bias[tile][k / 2 % 4][2 * (k / 8) + k % 2]);
+    }
     return;
   }
 #pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] *= scale;
+  for (int i = 0; i < 16 * kTiles; ++i) v[i / 16][i % 16] *= scale[i / 16];
 #pragma unroll 1
   for (int c = 0; c < kMeans; ++c) {
     compute(c, bias);
@@ -94,7 +100,10 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const bool mine = (norms[j] > 0.0f) == (c == 1);
-        v[4 * k + j] += mine ? bias[(2 * k + j / 2) % 4][2 * (k / 2) + j % 2] : 0.0f;
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          v[tile][4 * k + j] += mine ? bias[tile][(2 * k + j / 2) % 4][2 * (k / 2) + j % 2] : 0.0f;
+        }
       }
     }
   }
@@ -107,19 +116,18 @@ __device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v
   }
 }
 
-// Logit softcap, then slope times mask.
+// Logit softcap, then slope times mask, of the lane's row of a tile.
 __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockPlace& at, const PageView& view,
-                                             float slope, float offset, int lane, float (&v)[16]) {
+                                             int row, float slope, float offset, int lane, float (&v)[16]) {
   constexpr float kLog2E = 1.44269504f;
   if (p.softcap > 0.0f) {
     const float cap = p.softcap * kLog2E;
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = cap * tanhf((v[i] - offset) / cap) + offset;
   }
-  const int row = lane / 4;
   if (p.mask == nullptr || row >= at.n_pairs) return;
   const std::uint16_t* mask = p.mask + at.batch * p.mask_batch_stride +
-                              ((at.tile * kRows + row) / p.group) * p.mask_row_stride +
+                              ((at.first_pair + row) / p.group) * p.mask_row_stride +
                               static_cast<long long>(view.index) * kCells;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
@@ -139,24 +147,25 @@ __device__ __forceinline__ float alibi_slope(const DecodeParams& p, int head) {
 }
 
 // What a warp needs for a page besides its bytes and the state of the softmax.
+template <int kTiles>
 struct WarpContext {
   const uint2* query;
   PageTerms terms;
   MeanTables mean;
   std::uint32_t group_counts;
   int lane;
-  float scale, slope;  // of the lane's row
-  long long first;     // of the sequence's pages
+  float scale[kTiles], slope[kTiles];  // of the lane's rows
+  long long first;                     // of the sequence's pages
 };
 
 // log2 logits plus offset of the lane's 16 keys.
-template <bool kShaped>
+template <bool kShaped, int kTiles>
 __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPlace& at,
-                                            const WarpContext& warp, const std::uint8_t* keys,
-                                            const PageView& view, std::uint32_t norm_bytes, float offset,
-                                            float (&v)[16]) {
+                                            const WarpContext<kTiles>& warp, const std::uint8_t* keys,
+                                            const PageView& view, std::uint32_t norm_bytes,
+                                            const float (&offset)[kTiles], float (&v)[kTiles][16]) {
   const float* key_norms = warp.terms.key_norms;
-  int acc[8][4];
+  int acc[kTiles][8][4];
   score_page(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -164,31 +173,43 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
     const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const int* part = acc[2 * k + j / 2];
-      v[4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const int* part = acc[tile][2 * k + j / 2];
+        v[tile][4 * k + j] = static_cast<float>(part[j % 2] * 128 + part[2 + j % 2]) * fabsf(norms[j]);
+      }
     }
   }
   if (warp.mean.n_groups > 0) {
     add_mean(p, warp.mean, view, warp.first, norm_bytes, key_norms, warp.scale, offset, warp.lane, v);
   } else {
 #pragma unroll
-    for (int k = 0; k < 16; ++k) v[k] = fmaf(v[k], warp.scale, offset);
+    for (int i = 0; i < 16 * kTiles; ++i) {
+      const int tile = i / 16, k = i % 16;
+      v[tile][k] = fmaf(v[tile][k], warp.scale[tile], offset[tile]);
+    }
   }
-  if constexpr (kShaped) shape_logits(p, at, view, warp.slope, offset, warp.lane, v);
-  if (view.valid != ~0ull) exclude(view.valid, warp.lane, v);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if constexpr (kShaped) {
+      shape_logits(p, at, view, tile * kRows + warp.lane / 4, warp.slope[tile], offset[tile], warp.lane,
+                   v[tile]);
+    }
+    if (view.valid != ~0ull) exclude(view.valid, warp.lane, v[tile]);
+  }
 }
 
-// Sums of the block's warps -> output. sums: the ring.
-template <int VD>
+// Sums of the block's teams -> output. n_active: teams that had pages; sums: the ring.
+template <int VD, int kTiles>
 __device__ __forceinline__ void finish_block(const DecodeParams& p, const BlockPlace& at,
-                                             const SoftmaxState<VD>& state, int n_active, float* sums,
-                                             const float* value_signs, float v_gain, int warp, int lane,
-                                             std::uint32_t tag) {
-  __shared__ float references[most_warps(VD) * kRows];
-  write_warp_sums<VD>(state, n_active, warp, lane, sums, references);
+                                             const Team<VD, kTiles>& team, const TeamState<VD, kTiles>& state,
+                                             int n_active, float* sums, const float* value_signs, float v_gain,
+                                             int warp, int lane, std::uint32_t tag) {
+  __shared__ WarpRows<VD, kTiles> rows;
+  write_team_sums<VD, kTiles>(team, state, n_active, lane, sums, rows);
 #pragma unroll 1
   for (int row = warp; row < at.n_pairs; row += p.n_warps) {
-    RowSums<VD> r = reduce_row<VD>(sums, n_active, row, lane);
+    RowSums<VD> r = reduce_row<VD, kTiles>(sums, n_active, row, lane);
     untransform<VD>(value_signs, v_gain, lane, r);
     if (p.n_splits == 1) {
       write_row<VD>(p, at, row, lane, r);
@@ -213,34 +234,37 @@ __device__ __forceinline__ PageRange pages_of_split(int n_pages, int split, int 
 }
 
 // kValueWidth: bits of a value code, 0 for those of the layer.
-template <int VD, bool kShaped, int kValueWidth>
-__global__ void __launch_bounds__(32 * most_warps(VD), 1)
+template <int VD, bool kShaped, int kValueWidth, int kTiles>
+__global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
-  __shared__ float row_scale[kRows];
+  __shared__ float row_scale[kTiles * kRows];
   __shared__ std::uint32_t big;
   __shared__ uint4 launch;  // start of the WorkspaceHeader
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int kv_head = static_cast<int>(blockIdx.y) / p.n_tiles, tile = static_cast<int>(blockIdx.y) % p.n_tiles;
-  const BlockPlace at{static_cast<int>(blockIdx.x), kv_head, tile, static_cast<int>(blockIdx.z),
-                      min(kRows, p.group * p.n_rows - tile * kRows)};
+  const Team<VD, kTiles> team(warp);
+  const int kv_head = static_cast<int>(blockIdx.y) / p.n_spans, span = static_cast<int>(blockIdx.y) % p.n_spans;
+  const int first_pair = span * kTiles * kRows;
+  const BlockPlace at{
+      static_cast<int>(blockIdx.x), kv_head,    span,
+      static_cast<int>(blockIdx.z), first_pair, min(kTiles * kRows, p.group * p.n_rows - first_pair)};
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
+  const int value_at = value_offset(key_bytes, kTiles), ring_bytes = warp_ring_bytes(p.n_stages, p.stage_bytes);
 
-  float* raw = reinterpret_cast<float*>(shared + p.smem_raw);
+  float* raw = reinterpret_cast<float*>(shared + p.smem_scratch);  // before the first page
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
   std::uint8_t* block = shared + p.smem_block;
   const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
   copy_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
              block);
-  PageRing ring(shared + warp * warp_ring_bytes(p.n_stages, p.stage_bytes), p.n_stages, p.stage_bytes,
-                key_bytes, value_bytes);
+  PageRing ring(shared + warp * ring_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes, value_at);
 
   // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
-  copy_queries(p, at.batch, kv_head, tile, warp, lane, raw);
+  copy_queries<kTiles>(p, at, warp, lane, raw);
   if (threadIdx.x == 0) {
     copy_16(shared_address(&launch), p.header);
     big = 0;
@@ -258,18 +282,25 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
     next += p.n_warps;
   }
   std::uint32_t next_page = next < end ? physical_page(p, pages.first, next) : 0;
+  const auto fetch = [&] {
+    ring.issue(source, next_page, next < end);
+    next += p.n_warps;
+    next_page = next < end ? physical_page(p, pages.first, next) : 0;
+  };
 
   copy_wait<0>();
   __syncthreads();
   const DecodeScalars scalars = *reinterpret_cast<const DecodeScalars*>(block + parts.scalars);
-  transform_queries(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
-                    reinterpret_cast<const float*>(block + parts.gain), raw, warp, lane, query, row_scale);
-  mean_coefficients(p, p.layer.n_mean_groups, reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
-                    reinterpret_cast<const float*>(block + parts.mean_values), raw, coefficients, &big);
+  transform_queries<kTiles>(p, reinterpret_cast<const std::uint16_t*>(block + parts.dims),
+                            reinterpret_cast<const float*>(block + parts.gain), raw, warp, lane, query,
+                            row_scale);
+  mean_coefficients<kTiles>(p, p.layer.n_mean_groups,
+                            reinterpret_cast<const std::uint16_t*>(block + parts.mean_dims),
+                            reinterpret_cast<const float*>(block + parts.mean_values), raw, coefficients, &big);
   __syncthreads();
 
   float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
-  const WarpContext context{
+  WarpContext<kTiles> context{
       query,
       {terms_at, terms_at + kCells, terms_at + 2 * kCells},
       {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
@@ -277,36 +308,55 @@ __global__ void __launch_bounds__(32 * most_warps(VD), 1)
        reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, p.mean_lanes},
       scalars.group_counts,
       lane,
-      row_scale[lane / 4],
-      kShaped ? alibi_slope(p, kv_head * p.group + (tile * kRows + lane / 4) % p.group) : 1.0f,
+      {},
+      {},
       pages.first};
-
-  SoftmaxState<VD> state;
 #pragma unroll
-  for (int i = 0; i < VD / 8; ++i) state.o[i][0] = state.o[i][1] = state.o[i][2] = state.o[i][3] = 0;
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int row = tile * kRows + lane / 4;
+    context.scale[tile] = row_scale[row];
+    context.slope[tile] = kShaped ? alibi_slope(p, kv_head * p.group + (first_pair + row) % p.group) : 1.0f;
+  }
+
+  TeamState<VD, kTiles> state;
 #pragma unroll 1
-  for (int i = begin + warp; i < end; i += p.n_warps) {
-    ring.issue(source, next_page, next < end);
-    next += p.n_warps;
-    next_page = next < end ? physical_page(p, pages.first, next) : 0;
-    const std::uint8_t *keys = ring.wait(), *values = keys + key_bytes;
-    const std::uint32_t norm_bytes =
-        load_terms(values - kCells, values + value_bytes - kCells, context.terms, lane);
-    const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
-    float v[16];
-    page_logits<kShaped>(p, at, context, keys, view, norm_bytes, state.offset, v);
-    make_room<VD>(v, context.terms.log_norms, lane, state);
-    if constexpr (kValueWidth != 0) {
-      add_values_of<VD, kValueWidth>(v, context.terms.value_norms, values, p.luts, lane, state);
+  for (int i = begin + warp; i - team.part < end; i += p.n_warps) {
+    if constexpr (kTiles == 1) fetch();
+    std::uint8_t* keys = ring.oldest();
+    const std::uint8_t* values = keys + value_at;
+    const bool some = kTiles == 1 || i < end;  // the last round of a team may be short
+    float v[kTiles][16];
+    if (some) {
+      ring.template wait<kTiles == 1>();
+      const std::uint32_t norm_bytes =
+          load_terms(keys + key_bytes - kCells, values + value_bytes - kCells, context.terms, lane);
+      const PageView view = view_page(p, values + value_bytes, i, pages.n_keys);
+      float offset[kTiles];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) offset[tile] = state[tile].offset;
+      page_logits<kShaped>(p, at, context, keys, view, norm_bytes, offset, v);
+    }
+    if constexpr (kTiles == 1) {
+      make_room(v[0], context.terms.log_norms, lane, state[0]);
+      for_width<kValueWidth>(p.layer.v_width, [&](auto width) {
+        add_values<width.value>(v[0], context.terms.value_norms, values, p.luts, lane, state[0]);
+      });
     } else {
-      add_values<VD>(p.layer.v_width, v, context.terms.value_norms, values, p.luts, lane, state);
+      share_weights<VD, kTiles>(team, some, context.terms, lane, v, state, reinterpret_cast<uint4*>(keys));
+      fetch();
+      const int first = i - team.part;
+      const TeamPages round{keys - team.part * ring_bytes, min(team.kWarps, end - first), ring_bytes, value_at};
+      for_width<kValueWidth>(p.layer.v_width, [&](auto width) {
+        add_team_values<width.value, VD, kTiles>(team, round, p.luts, lane, state);
+      });
     }
     ring.release();
   }
   ring.close();
-  finish_block<VD>(p, at, state, min(p.n_warps, end - begin), reinterpret_cast<float*>(shared),
-                   reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp, lane,
-                   launch.x + 1);
+  const int n_active = (min(p.n_warps, end - begin) + team.kWarps - 1) / team.kWarps;
+  finish_block<VD, kTiles>(p, at, team, state, n_active, reinterpret_cast<float*>(shared),
+                           reinterpret_cast<const float*>(block + parts.value_signs), scalars.v_gain, warp,
+                           lane, launch.x + 1);
 }
 
 }  // namespace gtq::cuda

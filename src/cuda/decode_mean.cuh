@@ -5,8 +5,8 @@
 // turns its coefficients to the centre of the page in f32; f16 tensor products with the constant basis
 //   rows 0..7 of A   ( Re c,  Im c)        B = (cos theta x, -sin theta x), x = 0.5 .. 31.5
 //   rows 8..15       ( Re c, -Im c)        (mean_basis: high and low halves)
-// give the terms of key slots with distance +x (rows 0..7) and -x (rows 8..15) at once; fragment (tile, e) of
-// rows g + 8 half is key slot 32 half + 8 tile + 2 t + e. Three products keep 22 bits of both factors; one is
+// give the terms of key slots with distance +x (rows 0..7) and -x (rows 8..15) at once; fragment (r, e) of
+// rows g + 8 half is key slot 32 half + 8 r + 2 t + e. Three products keep 22 bits of both factors; one is
 // enough for mean groups whose coefficients are small. Other pages: the angle of every key on its own, f32.
 //
 // Accuracy: 2^-20 of sum |c_i|, from the sine and cosine; one-product groups 5e-4 * kSmallMean.
@@ -21,8 +21,8 @@
 namespace gtq::cuda {
 
 struct MeanTables {
-  const float4* coefficients;       // [2 means][mean_lanes]
-  const uint4* basis;               // [mean_group][4 tiles][32 lanes]
+  const float4* coefficients;       // [2 means][tile][mean_lanes]
+  const uint4* basis;               // [mean_group][4 r][32 lanes]
   const std::uint64_t* half_turns;  // [8 n_groups]
   float2* phases;                   // of this warp: [8 n_groups] or [64 keys]
   std::uint32_t big;                // bit per mean group: three products
@@ -45,27 +45,51 @@ __device__ __forceinline__ float2 phase(std::uint64_t half_turns, std::int64_t h
   return make_float2(__cosf(angle), __sinf(angle));
 }
 
+// Of a tile: [r][e + 2 half] of key slot 32 half + 8 r + 2 t + e.
+using Bias = float[4][4];
+
+// A coefficients of a mean group as f16.
+struct MeanFragment {
+  std::uint32_t re, im;
+
+  __device__ __forceinline__ std::uint32_t minus_im() const { return im ^ 0x80008000u; }
+};
+
 // bias += one mean group at coefficients c (already at the centre of the page).
-__device__ __forceinline__ void add_group(const float4 c, const uint4* basis, bool big, int lane,
-                                          float (&bias)[4][4]) {
-  const std::uint32_t re = pack_f16(c.x, c.z), im = pack_f16(c.y, c.w), minus_im = im ^ 0x80008000u;
+template <int kTiles>
+__device__ __forceinline__ void add_group(const float4 (&c)[kTiles], const uint4* basis, bool big, int lane,
+                                          Bias (&bias)[kTiles]) {
+  MeanFragment high[kTiles];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    high[tile] = {pack_f16(c[tile].x, c[tile].z), pack_f16(c[tile].y, c[tile].w)};
+  }
+  const auto add = [&](const MeanFragment(&a)[kTiles], int r, std::uint32_t b0, std::uint32_t b1) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      mma_f16(bias[tile][r], a[tile].re, a[tile].re, a[tile].im, a[tile].minus_im(), b0, b1);
+    }
+  };
   if (!big) {
 #pragma unroll
-    for (int tile = 0; tile < 4; ++tile) {
-      const uint2 b = *reinterpret_cast<const uint2*>(basis + tile * 32 + lane);
-      mma_f16(bias[tile], re, re, im, minus_im, b.x, b.y);
+    for (int r = 0; r < 4; ++r) {
+      const uint2 b = *reinterpret_cast<const uint2*>(basis + r * 32 + lane);
+      add(high, r, b.x, b.y);
     }
     return;
   }
-  const float2 re_high = unpack_f16(re), im_high = unpack_f16(im);
-  const std::uint32_t re_low = pack_f16(c.x - re_high.x, c.z - re_high.y);
-  const std::uint32_t im_low = pack_f16(c.y - im_high.x, c.w - im_high.y);
+  MeanFragment low[kTiles];
 #pragma unroll
-  for (int tile = 0; tile < 4; ++tile) {
-    const uint4 b = basis[tile * 32 + lane];
-    mma_f16(bias[tile], re, re, im, minus_im, b.z, b.w);
-    mma_f16(bias[tile], re_low, re_low, im_low, im_low ^ 0x80008000u, b.x, b.y);
-    mma_f16(bias[tile], re, re, im, minus_im, b.x, b.y);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float2 re = unpack_f16(high[tile].re), im = unpack_f16(high[tile].im);
+    low[tile] = {pack_f16(c[tile].x - re.x, c[tile].z - re.y), pack_f16(c[tile].y - im.x, c[tile].w - im.y)};
+  }
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const uint4 b = basis[r * 32 + lane];
+    add(high, r, b.z, b.w);
+    add(low, r, b.x, b.y);
+    add(high, r, b.x, b.y);
   }
 }
 
@@ -79,26 +103,46 @@ __device__ __forceinline__ void page_phases(const MeanTables& mean, int start, i
   __syncwarp();
 }
 
-// bias: offset + the term.
-__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, float offset, int lane,
-                                             float (&bias)[4][4]) {
+template <int kTiles>
+__device__ __forceinline__ void fill_bias(const float (&offset)[kTiles], Bias (&bias)[kTiles]) {
 #pragma unroll
-  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+      bias[tile][r][0] = bias[tile][r][1] = bias[tile][r][2] = bias[tile][r][3] = offset[tile];
+  }
+}
+
+// Coefficients of mean c and a tile.
+template <int kTiles>
+__device__ __forceinline__ const float4* mean_set(const MeanTables& mean, int c, int tile) {
+  return mean.coefficients + (c * kTiles + tile) * mean.mean_lanes;
+}
+
+// bias: offset + the term.
+template <int kTiles>
+__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, const float (&offset)[kTiles],
+                                             int lane, Bias (&bias)[kTiles]) {
+  fill_bias(offset, bias);
 #pragma unroll 1
   for (int group = 0; group < mean.n_groups; ++group) {
-    const float4 a = mean.coefficients[c * mean.mean_lanes + group * 32 + lane];
     const float4 w = *reinterpret_cast<const float4*>(mean.phases + group * kMeanBlocks + 2 * (lane % 4));
-    const float4 turned =
-        make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w, a.z * w.w + a.w * w.z);
+    float4 turned[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const float4 a = mean_set<kTiles>(mean, c, tile)[group * 32 + lane];
+      turned[tile] = make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w,
+                                 a.z * w.w + a.w * w.z);
+    }
     add_group(turned, mean.basis + group * 128, (mean.big >> group & 1) != 0, lane, bias);
   }
 }
 
 // Pages whose positions jump. positions: of the 64 cells.
+template <int kTiles>
 __device__ inline void irregular_bias(const MeanTables& mean, int c, const std::int32_t* positions,
-                                      float offset, int lane, float (&bias)[4][4]) {
-#pragma unroll
-  for (int tile = 0; tile < 4; ++tile) bias[tile][0] = bias[tile][1] = bias[tile][2] = bias[tile][3] = offset;
+                                      const float (&offset)[kTiles], int lane, Bias (&bias)[kTiles]) {
+  fill_bias(offset, bias);
 #pragma unroll 1
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();
@@ -107,15 +151,18 @@ __device__ inline void irregular_bias(const MeanTables& mean, int c, const std::
           phase(mean.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
     }
     __syncwarp();
-    const float4 pair =
-        mean.coefficients[c * mean.mean_lanes + block / kMeanBlocks * 32 + (lane & ~3) + block % 8 / 2];
-    const float re = block % 2 == 0 ? pair.x : pair.z, im = block % 2 == 0 ? pair.y : pair.w;
 #pragma unroll
-    for (int tile = 0; tile < 4; ++tile) {
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const float4 pair =
+          mean_set<kTiles>(mean, c, tile)[block / kMeanBlocks * 32 + (lane & ~3) + block % 8 / 2];
+      const float re = block % 2 == 0 ? pair.x : pair.z, im = block % 2 == 0 ? pair.y : pair.w;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 w = mean.phases[32 * (i / 2) + 8 * tile + 2 * (lane % 4) + i % 2];
-        bias[tile][i] += re * w.x - im * w.y;
+      for (int r = 0; r < 4; ++r) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 w = mean.phases[32 * (i / 2) + 8 * r + 2 * (lane % 4) + i % 2];
+          bias[tile][r][i] += re * w.x - im * w.y;
+        }
       }
     }
   }

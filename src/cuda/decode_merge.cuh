@@ -1,57 +1,65 @@
 // Sums of the warps of a thread block -> output rows, over all splits of a sequence.
 //
-// 1. write_warp_sums: the sums of every warp that had pages, on one reference per row -> shared memory.
-// 2. A warp takes a row (RowSums): adds the warps in order, turns the values back (linear, so before the merge
+// 1. write_team_sums: the sums of every team that had pages, on one reference per row -> shared memory.
+// 2. A warp takes a row (RowSums): adds the teams in order, turns the values back (linear, so before the merge
 //    of splits).
 // 3. One split: divides and writes. More: publishes the partial sums as {value, tag} pairs, then merges a slice
 //    of the row elements of all splits, in a fixed tree. Tags are launch numbers (WorkspaceHeader), so nothing
 //    is reset between launches; all thread blocks are resident (cooperative launch), so waiting ends.
-// Deterministic: orders depend on the number of warps and splits only.
+// Deterministic: orders depend on the number of teams and splits only.
 #pragma once
 
 #include "cuda/decode_params.h"
 #include "cuda/decode_softmax.cuh"
+#include "cuda/decode_team.cuh"
 #include "cuda/hadamard.cuh"
 
 namespace gtq::cuda {
-
-struct BlockPlace {
-  int split, kv_head, tile, batch;
-  int n_pairs;  // (row, head) pairs of the tile in use
-};
 
 // Floats of a row of sums: [head_dim_v] values, sum of weights, reference.
 template <int VD>
 inline constexpr int kReduceStride = VD + 8;
 
-// sums: [n_active warps][8 rows][kReduceStride] in the ring, which all warps have left after the first barrier.
-// references: [warp][8 rows].
-template <int VD>
-__device__ inline void write_warp_sums(const SoftmaxState<VD>& state, int n_active, int warp, int lane,
-                                       float* sums, float* references) {
+// What a warp knows of a row: reference, the team's, and sum of weights of its own pages.
+template <int VD, int kTiles>
+using WarpRows = float2[most_warps(VD, kTiles)][kTiles * kRows];
+
+// sums: [n_active teams][rows][kReduceStride] in the ring, which all warps have left after the first barrier.
+template <int VD, int kTiles>
+__device__ inline void write_team_sums(const Team<VD, kTiles>& team, const TeamState<VD, kTiles>& state,
+                                       int n_active, int lane, float* sums, WarpRows<VD, kTiles>& rows) {
+  constexpr int kWarps = Team<VD, kTiles>::kWarps, kDims = Team<VD, kTiles>::kDims;
   const int g = lane / 4, t = lane % 4;
-  const float mine = state.reference();
-  if (t == 0) references[warp * kRows + g] = mine;
-  float l = state.l;
-  l += __shfl_xor_sync(~0u, l, 1);
-  l += __shfl_xor_sync(~0u, l, 2);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    float l = state[tile].l;
+    l += __shfl_xor_sync(~0u, l, 1);
+    l += __shfl_xor_sync(~0u, l, 2);
+    if (t == 0)
+      rows[team.index * kWarps + team.part][tile * kRows + g] = make_float2(state[tile].reference(), l);
+  }
   __syncthreads();
-  if (warp < n_active) {
-    float top = kNoReference;
 #pragma unroll
-    for (int w = 0; w < most_warps(VD); ++w) {
-      if (w < n_active) top = fmaxf(top, references[w * kRows + g]);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (team.index >= n_active) break;
+    const int in_span = tile * kRows + g;
+    float top = kNoReference, l = 0;
+#pragma unroll
+    for (int k = 0; k < most_warps(VD, kTiles) / kWarps; ++k) {
+      if (k < n_active) top = fmaxf(top, rows[k * kWarps][in_span].x);
     }
-    const float low = exp2_fast(mine - top), high = 256.0f * low;
-    float* row = sums + (warp * kRows + g) * kReduceStride<VD>;
 #pragma unroll
-    for (int i = 0; i < VD / 8; ++i) {
-      const int* o = state.o[i];
-      *reinterpret_cast<float2*>(row + 8 * i + 2 * t) =
+    for (int k = 0; k < kWarps; ++k) l += rows[team.index * kWarps + k][in_span].y;
+    const float low = exp2_fast(state[tile].reference() - top), high = 256.0f * low;
+    float* row = sums + (team.index * kTiles * kRows + in_span) * kReduceStride<VD>;
+#pragma unroll
+    for (int i = 0; i < kDims / 8; ++i) {
+      const int* o = state[tile].o[i];
+      *reinterpret_cast<float2*>(row + team.part * kDims + 8 * i + 2 * t) =
           make_float2(static_cast<float>(o[0]) * high + static_cast<float>(o[2]) * low,
                       static_cast<float>(o[1]) * high + static_cast<float>(o[3]) * low);
     }
-    if (t == 0) *reinterpret_cast<float2*>(row + VD) = make_float2(l * low, top);
+    if (t == 0 && team.part == 0) *reinterpret_cast<float2*>(row + VD) = make_float2(l * low, top);
   }
   __syncthreads();
 }
@@ -66,12 +74,12 @@ struct RowSums {
   __device__ static bool holds(int part, int lane) { return part * 128 + lane * 4 < VD; }
 };
 
-template <int VD>
+template <int VD, int kTiles>
 __device__ __forceinline__ RowSums<VD> reduce_row(const float* sums, int n_active, int row, int lane) {
   RowSums<VD> r{{}, 0, kNoReference};
 #pragma unroll 4
   for (int w = 0; w < n_active; ++w) {
-    const float* from = sums + (w * kRows + row) * kReduceStride<VD>;
+    const float* from = sums + (w * kTiles * kRows + row) * kReduceStride<VD>;
 #pragma unroll
     for (int e = 0; e < r.kParts; ++e) {
       if (!r.holds(e, lane)) continue;
@@ -121,14 +129,14 @@ __device__ __forceinline__ void untransform(const float* signs, float gain, int 
 // 1 / sum of weights of the row, its sink included; 0 for a row that attends nothing.
 __device__ inline float inverse_weight(const DecodeParams& p, const BlockPlace& at, int row, float m, float l) {
   if (p.sinks != nullptr) {
-    const int head = at.kv_head * p.group + (at.tile * kRows + row) % p.group;
+    const int head = at.kv_head * p.group + (at.first_pair + row) % p.group;
     l += exp2_fast(p.sinks[head] * 1.44269504f + kWeightBits - m);
   }
   return l > 0.0f ? 1.0f / l : 0.0f;
 }
 
 __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, int row) {
-  const int pair = at.tile * kRows + row;
+  const int pair = at.first_pair + row;
   return p.out + at.batch * p.out_batch_stride + (pair / p.group) * p.out_row_stride +
          (at.kv_head * p.group + pair % p.group) * p.out_head_stride;
 }
@@ -146,12 +154,12 @@ __device__ __forceinline__ void write_row(const DecodeParams& p, const BlockPlac
   }
 }
 
-// Partial sums of one split: [8 rows][VD + 2] {value, tag} pairs, m and l last.
+// Partial sums of one split: [8 n_tiles rows][VD + 2] {value, tag} pairs, m and l last.
 template <int VD>
 __device__ inline uint4* partial_of(const DecodeParams& p, const BlockPlace& at, int split) {
   const std::size_t unit =
-      (static_cast<std::size_t>(at.batch) * p.layer.n_kv_heads + at.kv_head) * p.n_tiles + at.tile;
-  return reinterpret_cast<uint4*>(p.partials + (unit * p.n_splits + split) * kRows * (VD + 2));
+      (static_cast<std::size_t>(at.batch) * p.layer.n_kv_heads + at.kv_head) * p.n_spans + at.span;
+  return reinterpret_cast<uint4*>(p.partials + (unit * p.n_splits + split) * kRows * p.n_tiles * (VD + 2));
 }
 
 __device__ __forceinline__ uint4 tagged(float a, float b, std::uint32_t tag) {

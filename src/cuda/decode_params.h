@@ -8,12 +8,28 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kRows = 8;  // query rows of a thread block: (row, head of the group) pairs
+inline constexpr int kRows = 8;  // query rows of a tile: (row, head of the group) pairs
 inline constexpr int kSummaryBytes = 16;
 inline constexpr int kTermFloats = 3 * kCells;  // of a page (decode_terms.cuh)
 
-// Warps of a thread block: as many as registers for the sums of values allow.
-GTQ_HD constexpr int most_warps(int head_dim_v) { return head_dim_v <= 64 ? 16 : head_dim_v <= 128 ? 12 : 8; }
+// Tiles of a thread block. The teams of value heads of 256 dims do not fit shared memory.
+GTQ_HD constexpr int most_tiles(int head_dim_v) { return head_dim_v <= 128 ? 2 : 1; }
+
+// Warps that share the values of their pages (decode_team.cuh). With one tile a warp is alone, with more its
+// registers hold the sums of 32 dims only.
+GTQ_HD constexpr int team_warps(int head_dim_v, int n_tiles) { return n_tiles == 1 ? 1 : head_dim_v / 32; }
+
+// Warps of a thread block: as many as registers allow, whole teams.
+GTQ_HD constexpr int most_warps(int head_dim_v, int n_tiles) {
+  return head_dim_v <= 64 && n_tiles == 1 ? 16 : head_dim_v <= 128 ? 12 : 8;
+}
+
+// A stage holds [key page | value page | summary]. The weights of a team's pages take the place of the keys.
+inline constexpr int kWeightBytes = 1024;  // of a page and tile
+GTQ_HD constexpr int value_offset(int key_bytes, int n_tiles) {
+  const int weights = n_tiles == 1 ? 0 : n_tiles * kWeightBytes;
+  return key_bytes > weights ? key_bytes : weights;
+}
 
 // A warp's ring: one or two stages, then their barriers.
 GTQ_HD constexpr int warp_ring_bytes(int n_stages, int stage_bytes) { return n_stages * stage_bytes + 16; }
@@ -41,13 +57,20 @@ struct DecodeParams {
   float logit_scale;  // sm_scale * log2(e)
   float softcap;      // 0 = off
   float alibi_max_bias;
-  int n_q_heads, group, n_rows, n_tiles;  // group: query heads per KV head; tiles of 8 (row, head) pairs
+  int n_q_heads, group, n_rows;  // group: query heads per KV head
+  int n_tiles, n_spans;  // tiles of a thread block, its span; spans of all (row, head) pairs of a KV head
   int n_splits, n_warps, n_stages, stage_bytes;
-  int smem_scratch, smem_query, smem_raw, smem_mean, smem_block;  // byte offsets; the ring is at 0
-  int scratch_bytes;                                              // per warp
-  int mean_lanes;  // float4s of one mean's coefficients: 32 * largest n_mean_groups
+  int smem_scratch, smem_query, smem_mean, smem_block;  // byte offsets; the ring is at 0
+  int scratch_bytes;                                    // per warp
+  int mean_lanes;  // float4s of the coefficients of a mean and tile: 32 * largest n_mean_groups
   WorkspaceHeader* header;
-  uint2* partials;  // {value, tag}; [batch][kv_head][tile][split][8 rows][head_dim_v + 2]
+  uint2* partials;  // {value, tag}; [batch][kv_head][span][split][8 n_tiles rows][head_dim_v + 2]
+};
+
+// What a thread block attends.
+struct BlockPlace {
+  int split, kv_head, span, batch;
+  int first_pair, n_pairs;  // (row, head) pairs of the span
 };
 
 }  // namespace gtq::cuda

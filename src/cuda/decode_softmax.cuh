@@ -7,7 +7,8 @@
 // m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole
 // bits. Values of small norm (attention sinks have them) thus do not cost the others precision. The caller
 // makes v_j with the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
-// State per lane: row g; all four lanes of a row agree on m, each sums l and o over its own keys or dims.
+// State per lane and tile: row g; all four lanes of a row agree on m, each sums l and o over its own keys or
+// dims.
 #pragma once
 
 #include "cuda/decode_params.h"
@@ -21,12 +22,13 @@ inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
 inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
 
-template <int VD>
+// kDims: of the values, those of the warp.
+template <int kDims>
 struct SoftmaxState {
   float offset = 0, l = 0;
   float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
   int until_halved = kHalvePages;
-  int o[VD / 8][4];  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+  int o[kDims / 8][4] = {};  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
 
   __device__ __forceinline__ float reference() const {
     return most == kNoReference ? kNoReference : kWeightBits - offset;
@@ -34,13 +36,13 @@ struct SoftmaxState {
 };
 
 // Raises the reference by `by` whole bits, at least 0.
-template <int VD>
-__device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
+template <int kDims>
+__device__ __forceinline__ void raise(SoftmaxState<kDims>& state, float by) {
   state.offset -= by;
   state.l *= exp2_fast(-by);
   const int shift = static_cast<int>(fminf(by, 60.0f));
 #pragma unroll
-  for (int i = 0; i < VD / 8; ++i) {
+  for (int i = 0; i < kDims / 8; ++i) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const long long sum = (static_cast<long long>(state.o[i][e]) * 256 + state.o[i][2 + e]) >> shift;
@@ -50,11 +52,26 @@ __device__ __forceinline__ void raise(SoftmaxState<VD>& state, float by) {
   }
 }
 
-// largest: of the lane's s_j. Returns by how much the reference rose (fell, for the first one).
-template <int VD>
-__device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float largest, bool halve) {
-  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+// Largest s_j of the lane's keys.
+__device__ __forceinline__ float largest_size(const float (&v)[16], const float* log_norms, int lane) {
+  float largest = kExcluded;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 log_norm = load_four(log_norms, i, lane);
+    largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
+    largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
+  }
+  return largest;
+}
+
+__device__ __forceinline__ float largest_of_row(float of_lane) {
+  of_lane = fmaxf(of_lane, __shfl_xor_sync(~0u, of_lane, 1));
+  return fmaxf(of_lane, __shfl_xor_sync(~0u, of_lane, 2));
+}
+
+// largest: of the row's s_j. Returns by how much the reference rose (fell, for the first one).
+template <int kDims>
+__device__ __forceinline__ float move_reference(SoftmaxState<kDims>& state, float largest, bool halve) {
   float by = largest > state.most ? ceilf(largest - kWeightBits) : 0.0f;
   if (state.most == kNoReference) {
     state.offset -= by;
@@ -67,20 +84,14 @@ __device__ __forceinline__ float move_reference(SoftmaxState<VD>& state, float l
 }
 
 // Makes room for a page: no s_j above kMostBits, sums that do not overflow. v: of the lane's 16 keys.
-template <int VD>
+template <int kDims>
 __device__ __forceinline__ void make_room(float (&v)[16], const float* log_norms, int lane,
-                                          SoftmaxState<VD>& state) {
-  float largest = kExcluded;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float4 log_norm = load_four(log_norms, i, lane);
-    largest = fmaxf(largest, fmaxf(v[4 * i] + log_norm.x, v[4 * i + 1] + log_norm.y));
-    largest = fmaxf(largest, fmaxf(v[4 * i + 2] + log_norm.z, v[4 * i + 3] + log_norm.w));
-  }
+                                          SoftmaxState<kDims>& state) {
+  const float largest = largest_size(v, log_norms, lane);
   const bool halve = state.until_halved == 0;
   --state.until_halved;
   if (!__any_sync(~0u, largest > state.most) && !halve) return;
-  const float by = move_reference(state, largest, halve);
+  const float by = move_reference(state, largest_of_row(largest), halve);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] -= by;
   if (halve) state.until_halved = kHalvePages - 1;

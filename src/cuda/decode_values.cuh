@@ -1,5 +1,5 @@
 // o += w V of a page: 8-bit products of the weight bytes (rows 0..7 high, 8..15 low) with value levels. A unit
-// is 32 key slots x 32 dims: four tiles of 8 dims. Exact in int32.
+// is 32 key slots x 32 dims: four products of 8 dims. Exact in int32.
 #pragma once
 
 #include "cuda/codebook.cuh"
@@ -7,11 +7,11 @@
 
 namespace gtq::cuda {
 
-// The weights are made here: looking up values goes on while they are.
-template <int VD, int B>
-__device__ __forceinline__ void add_values_of(const float (&v)[16], const float* value_norms,
-                                              const std::uint8_t* unit, const Luts& luts, int lane,
-                                              SoftmaxState<VD>& state) {
+// v: of the lane's 16 keys. The weights are made here: looking up values goes on while they are.
+template <int B, int VD>
+__device__ __forceinline__ void add_values(const float (&v)[16], const float* value_norms,
+                                           const std::uint8_t* unit, const Luts& luts, int lane,
+                                           SoftmaxState<VD>& state) {
   std::uint32_t weights[2][4];
   make_weights(v, value_norms, lane, state.l, weights);
 #pragma unroll
@@ -28,27 +28,6 @@ __device__ __forceinline__ void add_values_of(const float (&v)[16], const float*
       }
       unit += 128 * B;
     }
-  }
-}
-
-// v: of the lane's 16 keys.
-template <int VD>
-__device__ __forceinline__ void add_values(int width, const float (&v)[16], const float* value_norms,
-                                           const std::uint8_t* unit, const Luts& luts, int lane,
-                                           SoftmaxState<VD>& state) {
-  switch (width) {
-    case 1:
-      return add_values_of<VD, 1>(v, value_norms, unit, luts, lane, state);
-    case 2:
-      return add_values_of<VD, 2>(v, value_norms, unit, luts, lane, state);
-    case 3:
-      return add_values_of<VD, 3>(v, value_norms, unit, luts, lane, state);
-    case 4:
-      return add_values_of<VD, 4>(v, value_norms, unit, luts, lane, state);
-    case 5:
-      return add_values_of<VD, 5>(v, value_norms, unit, luts, lane, state);
-    default:
-      return add_values_of<VD, 6>(v, value_norms, unit, luts, lane, state);
   }
 }
 

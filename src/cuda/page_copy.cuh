@@ -1,7 +1,6 @@
 // Pages of a warp from device to shared memory, a ring of one or two stages private to the warp.
 //   sm_90 and newer   bulk copies, one mbarrier per stage; one lane issues, all lanes wait
 //   sm_80 .. sm_89    16-byte asynchronous copies by all lanes, one commit group per stage
-// A stage holds [key page | value page | summary].
 #pragma once
 
 #include "cuda/decode_params.h"
@@ -25,12 +24,14 @@ struct PageBases {
 
 class PageRing {
  public:
-  // ring: of warp_ring_bytes().
-  __device__ PageRing(std::uint8_t* ring, int n_stages, int stage_bytes, int key_bytes, int value_bytes)
+  // ring: of warp_ring_bytes(). value_at: offset of the value page in a stage.
+  __device__ PageRing(std::uint8_t* ring, int n_stages, int stage_bytes, int key_bytes, int value_bytes,
+                      int value_at)
       : ring_(ring),
         stage_bytes_(stage_bytes),
         key_bytes_(key_bytes),
         value_bytes_(value_bytes),
+        value_at_(value_at),
         last_(n_stages - 1) {
 #if __CUDA_ARCH__ >= 900
     barriers_ = shared_address(ring + n_stages * stage_bytes);
@@ -50,36 +51,37 @@ class PageRing {
       const std::uint32_t barrier = barriers_ + 8 * write_;
       barrier_expect(barrier, key_bytes_ + value_bytes_ + (from.summaries != nullptr ? 16 : 0));
       copy_bulk(to, from.key(page), key_bytes_, barrier);
-      copy_bulk(to + key_bytes_, from.value(page), value_bytes_, barrier);
+      copy_bulk(to + value_at_, from.value(page), value_bytes_, barrier);
       if (from.summaries != nullptr)
-        copy_bulk(to + key_bytes_ + value_bytes_, from.summaries + page, 16, barrier);
+        copy_bulk(to + value_at_ + value_bytes_, from.summaries + page, 16, barrier);
     }
 #else
     if (some) {
       const int lane = static_cast<int>(threadIdx.x) % 32;
       for (int i = lane * 16; i < key_bytes_; i += 512) copy_16(to + i, from.key(page) + i);
-      for (int i = lane * 16; i < value_bytes_; i += 512) copy_16(to + key_bytes_ + i, from.value(page) + i);
-      if (from.summaries != nullptr && lane == 0)
-        copy_16(to + key_bytes_ + value_bytes_, from.summaries + page);
+      for (int i = lane * 16; i < value_bytes_; i += 512) copy_16(to + value_at_ + i, from.value(page) + i);
+      if (from.summaries != nullptr && lane == 0) copy_16(to + value_at_ + value_bytes_, from.summaries + page);
     }
     copy_commit();
 #endif
     write_ ^= last_;
   }
 
-  // The oldest stage, complete.
-  __device__ __forceinline__ const std::uint8_t* wait() {
+  __device__ __forceinline__ std::uint8_t* oldest() const { return ring_ + read_ * stage_bytes_; }
+
+  // Until the oldest stage is complete. kAhead: another copy was issued since, where there are two stages.
+  template <bool kAhead>
+  __device__ __forceinline__ void wait() {
 #if __CUDA_ARCH__ >= 900
     barrier_wait(barriers_ + 8 * read_, parity_);
 #else
-    if (last_ == 0) {
+    if (!kAhead || last_ == 0) {
       copy_wait<0>();
     } else {
       copy_wait<1>();
     }
     __syncwarp();
 #endif
-    return ring_ + read_ * stage_bytes_;
   }
 
   // All lanes are done with the oldest stage: issue() may refill it.
@@ -100,7 +102,7 @@ class PageRing {
 
  private:
   std::uint8_t* ring_;
-  int stage_bytes_, key_bytes_, value_bytes_;
+  int stage_bytes_, key_bytes_, value_bytes_, value_at_;
   int last_;  // stage
   int write_ = 0, read_ = 0;
   std::uint32_t parity_ = 0;

@@ -78,6 +78,30 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Barrier 1 .. 15 of the thread block for n_threads threads of whole warps; true when `value` is for one of
+// them. Orders memory accesses as __syncthreads() does.
+__device__ __forceinline__ bool barrier_any(int barrier, int n_threads, bool value) {
+  std::uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred mine, any;\n"
+      "setp.ne.u32 mine, %1, 0;\n"
+      "bar.red.or.pred any, %2, %3, mine;\n"
+      "selp.u32 %0, 1, 0, any;\n"
+      "}"
+      : "=r"(any)
+      : "r"(static_cast<std::uint32_t>(value)), "r"(barrier), "r"(n_threads)
+      : "memory");
+  return any != 0;
+}
+
+// What this thread wrote to shared memory is before bulk copies to the same place that follow a barrier.
+__device__ __forceinline__ void copy_over_fence() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // True in one lane of the warp, all of whose lanes call it.
 __device__ __forceinline__ bool elect_lane() {

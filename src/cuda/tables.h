@@ -39,7 +39,7 @@ struct HeadTable {
 // offsets of its parts, all multiples of 16; n = 8 mean groups of the head that has most, zeros where a head
 // has fewer.
 struct DecodeBlock {
-  int basis;        // [n / 8][4 tiles][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  int basis;        // [n / 8][4 r][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
   int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
   int value_signs;  // [head_dim_v] f32
   int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks

@@ -25,6 +25,7 @@ struct AttentionShape {
   bool with_mask = false, with_sinks = false;
   bool causal = false;  // by itself, on top of a mask
   float softcap = 0, alibi = 0, q_sigma = 1;
+  int repeats = 1;  // the whole pages of a sequence follow each other so often: the output stays the same
 };
 
 class AttentionCase {
@@ -88,7 +89,10 @@ class AttentionCase {
     std::size_t next = 0;
     for (int b = 0; b < batch_; ++b) {
       if (!shape_.paged) next = static_cast<std::size_t>(b * pages_per_sequence_);
-      for (std::int64_t i = 0; i < n_pages_[b]; ++i) indices_.push_back(order[next++]);
+      for (int repeat = 0; repeat < shape_.repeats; ++repeat) {
+        for (std::int64_t i = 0; i < n_pages_[b]; ++i) indices_.push_back(order[next + i]);
+      }
+      next += n_pages_[b];
       indptr_.push_back(static_cast<std::int32_t>(indices_.size()));
       last_page_len_.push_back(static_cast<std::int32_t>((shape_.kv_lens[b] - 1) % kPageTokens + 1));
     }

@@ -28,7 +28,7 @@ class DecodeCase : public AttentionCase {
     cuda::DecodeCall call;
     call.layer = &tables_;
     call.cache = cache_view();
-    call.sequences = {batch_, nullptr, nullptr, nullptr, longest_, pages_per_sequence_};
+    call.sequences = {batch_, nullptr, nullptr, nullptr, shape_.repeats * longest_, pages_per_sequence_};
     if (shape_.paged) {
       call.sequences.indptr = indptr.data();
       call.sequences.indices = indices.data();
@@ -143,6 +143,67 @@ TEST(CudaDecode, TwoStreamsAtOnce) {
   std::thread other(run, 61);
   run(62);
   other.join();
+}
+
+// Two tiles of 8 (row, head) pairs per thread block, the last one full or not, of several thread blocks.
+TEST(CudaDecode, TwoTiles) {
+  GTQ_NEEDS_GPU();
+  unsigned seed = 200;
+  for (const int head_dim : {64, 96, 128, 256}) {
+    for (const int n_heads : {9, 12, 15, 16, 17, 24})
+      check({head_dim, head_dim, n_heads, 1, 1, {900}, {3, 3}}, seed++);
+    check({head_dim, head_dim, 32, 2, 1, {5000, 70}, {3, 3}, 0.25f}, seed++);
+    check({head_dim, head_dim, 6, 2, 3, {1500, 1}, {4, 2}, 0.0f}, seed++);  // 9 pairs
+    check({head_dim, head_dim, 6, 2, 8, {300}, {2, 5}, 1.0f}, seed++);      // 24 pairs
+  }
+  check({256, 128, 16, 1, 1, {3000}, {3, 3}}, seed++);
+  check({64, 256, 16, 1, 1, {3000}, {3, 3}}, seed++);
+  for (int bits = 1; bits <= 6; ++bits) check({128, 128, 16, 1, 1, {1500}, {1.0 * bits, 1.0 * bits}}, seed++);
+}
+
+TEST(CudaDecode, TwoTilesOfAllKinds) {
+  GTQ_NEEDS_GPU();
+  unsigned seed = 300;
+  for (const int head_dim : {64, 96, 128, 256}) {
+    for (const int n_rows : {1, 2, 5}) {
+      Shape shape{head_dim, head_dim, 24, 2, n_rows, {1100, 130}, {3, 3}};
+      shape.with_mask = true;
+      shape.with_sinks = true;
+      check(shape, seed++);
+      shape.softcap = 5;
+      shape.alibi = 8;
+      check(shape, seed++);
+      shape.with_positions = true;
+      shape.mixed_means = true;
+      check(shape, seed++);
+      shape.with_mask = false;
+      shape.softcap = 0;
+      check(shape, seed++);
+    }
+  }
+  Shape shape{128, 128, 16, 1, 1, {6000}, {4, 4}};
+  for (const float sigma : {10.0f, 100.0f}) {
+    shape.q_sigma = sigma;
+    check(shape, seed++);
+  }
+}
+
+// Enough sequences that there are no splits: a thread block takes all pages, in many rounds, a few or none in
+// the last.
+TEST(CudaDecode, ManyPagesPerThreadBlock) {
+  GTQ_NEEDS_GPU();
+  unsigned seed = 400;
+  for (const int n_heads : {4, 16}) {
+    for (const int head_dim : {64, 96, 128, 256}) {
+      Shape shape{head_dim, head_dim, n_heads, 1, 1, {}, {3, 3}};
+      for (int b = 0; b < 140; ++b) shape.kv_lens.push_back(1 + 97 * b % 2100);
+      check(shape, seed++);
+    }
+    Shape shape{128, 128, n_heads, 1, 1, std::vector<std::int64_t>(140, 128), {3, 3}};
+    shape.with_positions = true;  // those of the pages, so that copies are alike
+    shape.repeats = 1700;         // 3,400 pages: over 256 a warp and team, whose sums are halved then
+    check(shape, seed++);
+  }
 }
 
 TEST(CudaDecode, RandomShapes) {

@@ -1,0 +1,138 @@
+// Two tiles of queries on one look at a page. Sums of the values of 16 rows are too many for the registers of a
+// warp, so the head_dim_v / 32 warps of a team share them: a warp makes logits and weights of a page of its own
+// for all rows, puts the weights into its stage, over the keys, and adds 32 dims of the values of all pages of
+// the team. The references of the softmax are the team's.
+//
+// A round has one barrier: the weights of its pages are there. It also tells whether some weight of some warp
+// does not fit; then (rarely) all move the references alike and make their weights again. Behind the barrier no
+// warp reads pages of the round before any more: their stages may be filled.
+#pragma once
+
+#include "cuda/codebook.cuh"
+#include "cuda/decode_softmax.cuh"
+
+namespace gtq::cuda {
+
+// A warp in its team.
+template <int VD, int kTiles>
+struct Team {
+  static constexpr int kWarps = team_warps(VD, kTiles);
+  static constexpr int kDims = VD / kWarps;  // dims kDims part ..+kDims - 1 of the values are the warp's
+  int index, part;
+
+  __device__ __forceinline__ explicit Team(int warp) : index(warp / kWarps), part(warp % kWarps) {}
+
+  // Barrier; true when `value` is for some lane of the team.
+  __device__ __forceinline__ bool any(bool value) const { return barrier_any(1 + index, 32 * kWarps, value); }
+};
+
+template <int VD, int kTiles>
+using TeamState = SoftmaxState<Team<VD, kTiles>::kDims>[kTiles];
+
+// weights: [tile][half of the keys][32 lanes] A fragments.
+template <int kTiles>
+__device__ __forceinline__ void put_weights(const float (&v)[kTiles][16], const float* value_norms, int lane,
+                                            float (&l)[kTiles], uint4* weights) {
+  std::uint32_t w[kTiles][2][4];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) make_weights(v[tile], value_norms, lane, l[tile], w[tile]);
+#pragma unroll
+  for (int i = 0; i < 2 * kTiles; ++i) {
+    const std::uint32_t(&a)[4] = w[i / 2][i % 2];
+    weights[i * 32 + lane] = make_uint4(a[0], a[1], a[2], a[3]);
+  }
+}
+
+// largest: of the lane's s_j, per tile.
+template <int VD, int kTiles>
+__device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, const float (&largest)[kTiles],
+                                                bool halve, int lane, float (&v)[kTiles][16],
+                                                TeamState<VD, kTiles>& state) {
+  constexpr int kWarps = Team<VD, kTiles>::kWarps;
+  __shared__ float of_warps[most_warps(VD, kTiles)][kTiles * kRows];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float of_row = largest_of_row(largest[tile]);
+    if (lane % 4 == 0) of_warps[team.index * kWarps + team.part][tile * kRows + lane / 4] = of_row;
+  }
+  team.any(false);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    float of_row = kExcluded;
+#pragma unroll
+    for (int k = 0; k < kWarps; ++k) {
+      of_row = fmaxf(of_row, of_warps[team.index * kWarps + k][tile * kRows + lane / 4]);
+    }
+    const float by = move_reference(state[tile], of_row, halve);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) v[tile][i] -= by;
+  }
+}
+
+// The weights of the warp's page, if it has one in this round, for the team. v: of the lane's 16 keys.
+template <int VD, int kTiles>
+__device__ __forceinline__ void share_weights(const Team<VD, kTiles>& team, bool some, const PageTerms& terms,
+                                              int lane, float (&v)[kTiles][16], TeamState<VD, kTiles>& state,
+                                              uint4* weights) {
+  constexpr int kWarps = Team<VD, kTiles>::kWarps;
+  const bool halve = state[0].until_halved < kWarps;
+  state[0].until_halved = (halve ? kHalvePages : state[0].until_halved) - kWarps;
+  bool moves = halve;
+  float largest[kTiles];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    largest[tile] = some ? largest_size(v[tile], terms.log_norms, lane) : kExcluded;
+    moves |= largest[tile] > state[tile].most;
+  }
+  __syncwarp();  // the keys are read
+#pragma unroll 1
+  while (true) {
+    float l[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) l[tile] = state[tile].l;
+    if (some) put_weights(v, terms.value_norms, lane, l, weights);
+    copy_over_fence();
+    if (!team.any(moves)) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) state[tile].l = l[tile];
+      return;
+    }
+    move_references(team, largest, halve, lane, v, state);
+    moves = false;
+  }
+}
+
+// The pages of a team in a round.
+struct TeamPages {
+  const std::uint8_t* first;  // stage
+  int n, stride, value_at;
+};
+
+// o += w V of the warp's dims, over all pages of the round (decode_values.cuh has units and products).
+template <int B, int VD, int kTiles>
+__device__ __forceinline__ void add_team_values(const Team<VD, kTiles>& team, const TeamPages& pages,
+                                                const Luts& luts, int lane, TeamState<VD, kTiles>& state) {
+  const std::uint8_t* stage = pages.first;
+#pragma unroll 1
+  for (int k = 0; k < pages.n; ++k) {
+    const uint4* weights = reinterpret_cast<const uint4*>(stage) + lane;
+    const std::uint8_t* unit = stage + pages.value_at + team.part * (128 * B);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t w[B], r[8];
+      load_words<B>(unit + half * (VD / 32 * 128 * B), lane, w);
+      expand<B>(w, luts, r);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint4 a = weights[(2 * tile + half) * 32];
+#pragma unroll
+        for (int z = 0; z < 4; ++z) {
+          mma_u8s8(state[tile].o[z], a.x, a.y, a.z, a.w, r[2 * z], r[2 * z + 1]);
+        }
+      }
+    }
+    stage += pages.stride;
+  }
+}
+
+}  // namespace gtq::cuda

@@ -1,0 +1,73 @@
+// Shapes of the launch of decode; needs no GPU.
+#include "cuda/decode_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace gtq::cuda {
+namespace {
+
+constexpr int kH200Shared = 232448, kH200Multiprocessors = 132;
+
+struct Heads {
+  int head_dim, n_q_heads, n_kv_heads, bits, n_mean_groups;
+};
+
+DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared) {
+  Layer::Impl layer;
+  layer.n_sms = kH200Multiprocessors;
+  layer.max_shared_bytes = shared_bytes;
+  layer.view.n_kv_heads = heads.n_kv_heads;
+  layer.view.head_dim_k = layer.view.head_dim_v = heads.head_dim;
+  layer.view.n_mean_groups = heads.n_mean_groups;
+  layer.view.key_bytes = layer.view.value_bytes = kCells * (heads.head_dim * heads.bits / 8 + 1);
+  DecodeCall call;
+  call.n_q_heads = heads.n_q_heads;
+  call.n_rows = n_rows;
+  call.sequences.batch = 1;
+  call.sequences.kv_len = 131072;
+  DecodeParams p{};
+  p.layer = layer.view;
+  const int bytes = plan_decode(layer, call, p);
+  EXPECT_LE(bytes, shared_bytes);
+  EXPECT_EQ(p.n_warps % team_warps(heads.head_dim, p.n_tiles), 0);
+  EXPECT_LE(p.n_warps, most_warps(heads.head_dim, p.n_tiles));
+  EXPECT_GE(p.smem_scratch, p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes));
+  EXPECT_GE(p.n_spans * p.n_tiles * kRows, heads.n_q_heads / heads.n_kv_heads * n_rows);
+  EXPECT_LE(heads.n_kv_heads * p.n_spans * p.n_splits, kH200Multiprocessors);
+  return p;
+}
+
+TEST(DecodePlan, TwoTilesAbove8Pairs) {
+  EXPECT_EQ(plan({128, 32, 8, 3, 2}, 2).n_tiles, 1);
+  for (const int head_dim : {64, 96, 128}) {
+    const DecodeParams p = plan({head_dim, 128, 8, 3, 2}, 1);
+    EXPECT_EQ(p.n_tiles, 2) << head_dim;
+    EXPECT_EQ(p.n_spans, 1) << head_dim;
+    EXPECT_EQ(p.n_stages, 2) << head_dim;
+    EXPECT_EQ(p.n_warps, most_warps(head_dim, 2)) << head_dim;
+    EXPECT_EQ(p.n_splits, 16) << head_dim;
+  }
+  EXPECT_EQ(plan({128, 24, 8, 3, 2}, 3).n_tiles, 2);  // 9 pairs
+  EXPECT_EQ(plan({128, 24, 8, 3, 2}, 6).n_spans, 2);  // 18
+}
+
+// Budgets of 4 bits just fit.
+TEST(DecodePlan, AllWarpsAt4Bits) {
+  EXPECT_EQ(plan({128, 128, 8, 4, 2}, 1).n_warps, 12);
+  EXPECT_EQ(plan({128, 32, 8, 4, 2}, 1).n_warps, 12);
+}
+
+TEST(DecodePlan, StagesHoldWeights) {
+  const DecodeParams p = plan({64, 16, 1, 1, 0}, 1);
+  ASSERT_EQ(p.n_tiles, 2);
+  EXPECT_GE(p.stage_bytes, 2 * kWeightBytes + kCells * (64 / 8 + 1) + kSummaryBytes);
+}
+
+TEST(DecodePlan, OneTileWhereTwoDoNotFit) {
+  EXPECT_EQ(plan({256, 16, 1, 3, 2}, 1).n_tiles, 1);
+  EXPECT_EQ(plan({256, 16, 1, 3, 2}, 1).n_spans, 2);
+  EXPECT_EQ(plan({128, 16, 1, 6, 2}, 1, 48 * 1024).n_tiles, 1);
+}
+
+}  // namespace
+}  // namespace gtq::cuda
