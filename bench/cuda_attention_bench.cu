@@ -1,12 +1,12 @@
 // Speed of the GPU kernels: decode over packed pages, store, and the read ceiling of the card.
 //
 //   gtq_cuda_attention_bench [decode|prefill|store|read|all]
-//   gtq_cuda_attention_bench decode Q_HEADS KV_HEADS BATCH KV_LEN MEANS
+//   gtq_cuda_attention_bench decode Q_HEADS KV_HEADS BATCH KV_LEN MEANS [early]
 //
 // decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one
-// query row per sequence. share: time that the bytes of the packed cache need at the measured read ceiling /
-// measured time. Widths are mixed (1 to 6, mean 3); `means` is the number of centred rope_blocks of 64.
-// bench/cuda_peers.py measures fp16 attention at the same shapes.
+// query row per sequence; early: DecodeCall::begins_early. share: time that the bytes of the packed cache need
+// at the measured read ceiling / measured time. Widths are mixed (1 to 6, mean 3); `means` is the number of
+// centred rope_blocks of 64. bench/cuda_peers.py measures fp16 attention at the same shapes.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -148,6 +148,7 @@ struct Shape {
   int n_q_heads, n_kv_heads, batch;
   long long kv_len;
   int n_means;
+  bool begins_early = false;
 };
 
 struct Caches {
@@ -199,9 +200,6 @@ void bench_decode(const Shape& shape, double ceiling) {
   auto* device_q = device_alloc<float>(n_q);
   auto* out = device_alloc<float>(n_q);
   ok(cudaMemcpy(device_q, q.data(), n_q * sizeof(float), cudaMemcpyHostToDevice));
-  const std::size_t workspace_bytes = gtq::cuda::decode_workspace_bytes(layer, shape.batch, shape.n_q_heads, 1);
-  auto* workspace = device_alloc<std::uint8_t>(workspace_bytes);
-  ok(cudaMemset(workspace, 0, workspace_bytes));
   gtq::cuda::DecodeCall call;
   call.layer = &layer;
   call.sequences.batch = shape.batch;
@@ -213,20 +211,23 @@ void bench_decode(const Shape& shape, double ceiling) {
   call.q_row_stride = call.q_batch_stride = call.out_row_stride = call.out_batch_stride = 128 * shape.n_q_heads;
   call.out = out;
   call.sm_scale = 1 / std::sqrt(128.0f);
-  call.workspace = workspace;
+  call.begins_early = shape.begins_early;
+  const std::size_t workspace_bytes = gtq::cuda::decode_workspace_bytes(call);
+  call.workspace = device_alloc<std::uint8_t>(workspace_bytes);
+  ok(cudaMemset(call.workspace, 0, workspace_bytes));
   const double us = time_graph(n, [&](cudaStream_t stream) {
     for (int i = 0; i < n; ++i) {
       call.cache = caches.view(i);
       gtq::cuda::decode(call, stream);
     }
   });
-  std::printf("gtq k3v3  %3d/%-2d B%-2d %4lldK  means %2d  %8.2f us  %5.2f TB/s  share %.2f\n", shape.n_q_heads,
-              shape.n_kv_heads, shape.batch, shape.kv_len / 1024, shape.n_means, us, bytes / us * 1e-6,
-              bytes / ceiling / us);
+  std::printf("gtq k3v3  %3d/%-2d B%-2d %4lldK  means %2d%s  %8.2f us  %5.2f TB/s  share %.2f\n",
+              shape.n_q_heads, shape.n_kv_heads, shape.batch, shape.kv_len / 1024, shape.n_means,
+              shape.begins_early ? " early" : "", us, bytes / us * 1e-6, bytes / ceiling / us);
   std::fflush(stdout);
   cudaFree(device_q);
   cudaFree(out);
-  cudaFree(workspace);
+  cudaFree(call.workspace);
 }
 
 void bench_decode_all(double ceiling) {
@@ -237,6 +238,9 @@ void bench_decode_all(double ceiling) {
   for (const int n_means : {16, 0, 32, 64}) {
     for (Shape shape : shapes) {
       shape.n_means = n_means;
+      bench_decode(shape, ceiling);
+      if (n_means != 16) continue;
+      shape.begins_early = true;
       bench_decode(shape, ceiling);
     }
   }
@@ -343,10 +347,10 @@ int main(int argc, char** argv) {
   std::printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
   const double ceiling = read_ceiling();
   std::printf("read ceiling %.2f TB/s\n", ceiling * 1e-6);
-  if (argc == 7) {
-    bench_decode(
-        {std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), std::atoll(argv[5]), std::atoi(argv[6])},
-        ceiling);
+  if (argc >= 7) {
+    bench_decode({std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), std::atoll(argv[5]),
+                  std::atoi(argv[6]), argc > 7},
+                 ceiling);
     return 0;
   }
   if (what == "all" || what == "store") {

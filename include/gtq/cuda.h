@@ -109,12 +109,16 @@ struct DecodeCall {
   float sm_scale = 1.0f;
   float logit_softcap = 0.0f;
   float alibi_max_bias = 0.0f;
+  // Compute capability 9.0 and newer: the launch may begin while the one before it on the stream ends
+  // (programmatic dependent launch), about 1 us sooner. Only where one stream at a time decodes: launches of
+  // several wait for each other's multiprocessors then, for milliseconds.
+  bool begins_early = false;
   void* workspace = nullptr;  // decode_workspace_bytes(), 256-byte aligned, zeroed once before its first use
 };
 
-// Enough for any call with at most these batches, heads and rows. Calls that share a workspace must not
+// Of this call or any with no more heads and rows, whatever the batch. Calls that share a workspace must not
 // overlap.
-std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows);
+std::size_t decode_workspace_bytes(const DecodeCall& call);
 void decode(const DecodeCall& call, Stream stream);
 
 // Attention of any number of query rows of one sequence on tensor cores; semantics of gtq::AttentionCall.

@@ -1,6 +1,7 @@
 // Launch of the decode kernel (decode_kernel.cuh).
 #include "cuda/decode_kernel.cuh"
 #include "cuda/decode_plan.h"
+#include "cuda/logits.cuh"
 #include "gtq/error.h"
 
 namespace gtq::cuda {
@@ -21,34 +22,10 @@ void check_call(const DecodeCall& call) {
 DecodeParams make_params(const DecodeCall& call) {
   const Layer::Impl& layer = call.layer->impl();
   DecodeParams p{};
+  p.call = call;
   p.layer = layer.view;
   p.luts = layer.luts;
-  p.key_pages = call.cache.key_pages;
-  p.value_pages = call.cache.value_pages;
-  p.summaries = call.cache.summaries;
-  p.positions = call.cache.positions;
-  p.indptr = call.sequences.indptr;
-  p.indices = call.sequences.indices;
-  p.last_page_len = call.sequences.last_page_len;
-  p.kv_len = call.sequences.kv_len;
-  p.pages_per_sequence = call.sequences.pages_per_sequence;
-  p.q = call.q;
-  p.q_batch_stride = call.q_batch_stride;
-  p.q_row_stride = call.q_row_stride;
-  p.q_head_stride = call.q_head_stride;
-  p.out = call.out;
-  p.out_batch_stride = call.out_batch_stride;
-  p.out_row_stride = call.out_row_stride;
-  p.out_head_stride = call.out_head_stride;
-  p.mask = call.mask;
-  p.mask_batch_stride = call.mask_batch_stride;
-  p.mask_row_stride = call.mask_row_stride;
-  p.sinks = call.sinks;
-  p.logit_scale = call.sm_scale * 1.44269504f;
-  p.softcap = call.logit_softcap;
-  p.alibi_max_bias = call.alibi_max_bias;
-  p.n_q_heads = call.n_q_heads;
-  p.n_rows = call.n_rows;
+  p.logit_scale = call.sm_scale * kLog2E;
   p.header = static_cast<WorkspaceHeader*>(call.workspace);
   p.partials = reinterpret_cast<uint2*>(p.header + 1);
   return p;
@@ -56,7 +33,7 @@ DecodeParams make_params(const DecodeCall& call) {
 
 struct Launch {
   DecodeParams params;
-  int batch, shared_bytes;
+  int shared_bytes;
   Stream stream;
 };
 
@@ -66,16 +43,23 @@ void start(const Launch& launch) {
   const auto kernel = decode_kernel<VD, kShaped, kValueWidth, kTiles>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes),
         "reserve shared memory for decode");
-  cudaLaunchAttribute cooperative{};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
+  cudaLaunchAttribute attributes[2];
+  int n_attributes = 0;
+  if (p.n_splits > 1) {
+    attributes[n_attributes].id = cudaLaunchAttributeCooperative;
+    attributes[n_attributes++].val.cooperative = 1;
+  }
+  if (p.call.begins_early) {
+    attributes[n_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[n_attributes++].val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_spans, launch.batch);
+  config.gridDim = dim3(p.n_splits, p.layer.n_kv_heads * p.n_spans, p.call.sequences.batch);
   config.blockDim = dim3(32 * p.n_warps);
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = launch.stream;
-  config.attrs = &cooperative;
-  config.numAttrs = p.n_splits > 1 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = static_cast<unsigned>(n_attributes);
   check(cudaLaunchKernelEx(&config, kernel, p), "start the GPU kernel decode");
 }
 
@@ -99,7 +83,7 @@ void start_width(const Launch& launch) {
 
 template <int VD>
 void start_shape(const Launch& launch) {
-  if (launch.params.mask != nullptr || launch.params.softcap > 0.0f) {
+  if (launch.params.call.mask != nullptr || launch.params.call.logit_softcap > 0.0f) {
     start_width<VD, true>(launch);
   } else {
     start_width<VD, false>(launch);
@@ -108,17 +92,18 @@ void start_shape(const Launch& launch) {
 
 }  // namespace
 
-std::size_t decode_workspace_bytes(const Layer& layer, int batch, int n_q_heads, int n_rows) {
-  (void)batch;  // splits are only made while they fit the GPU at once
-  const Layer::Impl& impl = layer.impl();
-  const int n_tiles = n_q_heads / impl.view.n_kv_heads * n_rows > kRows ? most_tiles(impl.view.head_dim_v) : 1;
+std::size_t decode_workspace_bytes(const DecodeCall& call) {
+  const Layer::Impl& impl = call.layer->impl();
+  const int n_pairs = call.n_q_heads / impl.view.n_kv_heads * call.n_rows;
+  const int n_tiles = n_pairs > kRows ? most_tiles(impl.view.head_dim_v) : 1;
+  // Splits are only made while they fit the GPU at once, whatever the batch.
   return sizeof(WorkspaceHeader) +
          static_cast<std::size_t>(impl.n_sms) * n_tiles * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
 }
 
 void decode(const DecodeCall& call, Stream stream) {
   check_call(call);
-  Launch launch{make_params(call), call.sequences.batch, 0, stream};
+  Launch launch{make_params(call), 0, stream};
   launch.shared_bytes = plan_decode(call.layer->impl(), call, launch.params);
   switch (launch.params.layer.head_dim_v) {
     case 64:

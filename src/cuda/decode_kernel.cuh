@@ -15,6 +15,7 @@
 #include "cuda/decode_query.cuh"
 #include "cuda/decode_scores.cuh"
 #include "cuda/decode_values.cuh"
+#include "cuda/logits.cuh"
 #include "cuda/page_copy.cuh"
 
 namespace gtq::cuda {
@@ -26,15 +27,18 @@ struct SequencePages {
 };
 
 __device__ __forceinline__ SequencePages sequence_pages(const DecodeParams& p, int batch) {
-  if (p.indptr == nullptr) {
-    return {batch * p.pages_per_sequence, static_cast<int>((p.kv_len + kCells - 1) / kCells), p.kv_len};
+  if (p.call.sequences.indptr == nullptr) {
+    return {batch * p.call.sequences.pages_per_sequence,
+            static_cast<int>((p.call.sequences.kv_len + kCells - 1) / kCells), p.call.sequences.kv_len};
   }
-  const int first = p.indptr[batch], n = p.indptr[batch + 1] - first;
-  return {first, n, n == 0 ? 0 : static_cast<long long>(n - 1) * kCells + p.last_page_len[batch]};
+  const int first = p.call.sequences.indptr[batch], n = p.call.sequences.indptr[batch + 1] - first;
+  return {first, n,
+          n == 0 ? 0 : static_cast<long long>(n - 1) * kCells + p.call.sequences.last_page_len[batch]};
 }
 
 __device__ __forceinline__ std::uint32_t physical_page(const DecodeParams& p, long long first, int i) {
-  return static_cast<std::uint32_t>(p.indices == nullptr ? first + i : p.indices[first + i]);
+  return static_cast<std::uint32_t>(p.call.sequences.indices == nullptr ? first + i
+                                                                        : p.call.sequences.indices[first + i]);
 }
 
 // What is known of a page besides its bytes.
@@ -48,7 +52,7 @@ struct PageView {
 __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::uint8_t* summary, int index,
                                               long long n_keys) {
   PageView view{index, ~0ull, index * kCells, true};
-  if (p.summaries != nullptr) {
+  if (p.call.cache.summaries != nullptr) {
     const PageSummary s = *reinterpret_cast<const PageSummary*>(summary);
     view.valid = s.occupied;
     view.start = s.start;
@@ -67,8 +71,9 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
                                          float (&v)[kTiles][16]) {
   if (view.regular) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
-      view.regular ? nullptr
-                   : p.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
+      view.regular
+          ? nullptr
+          : p.call.cache.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
   const auto compute = [&](int c, Bias(&bias)[kTiles]) {
     if (view.regular) {
       regular_bias(mean, c, offset, lane, bias);
@@ -119,15 +124,14 @@ __device__ __forceinline__ void exclude(std::uint64_t valid, int lane, float (&v
 // Logit softcap, then slope times mask, of the lane's row of a tile.
 __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockPlace& at, const PageView& view,
                                              int row, float slope, float offset, int lane, float (&v)[16]) {
-  constexpr float kLog2E = 1.44269504f;
-  if (p.softcap > 0.0f) {
-    const float cap = p.softcap * kLog2E;
+  if (p.call.logit_softcap > 0.0f) {
+    const float cap = p.call.logit_softcap * kLog2E;
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[i] = cap * tanhf((v[i] - offset) / cap) + offset;
   }
-  if (p.mask == nullptr || row >= at.n_pairs) return;
-  const std::uint16_t* mask = p.mask + at.batch * p.mask_batch_stride +
-                              ((at.first_pair + row) / p.group) * p.mask_row_stride +
+  if (p.call.mask == nullptr || row >= at.n_pairs) return;
+  const std::uint16_t* mask = p.call.mask + at.batch * p.call.mask_batch_stride +
+                              ((at.first_pair + row) / p.group) * p.call.mask_row_stride +
                               static_cast<long long>(view.index) * kCells;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
@@ -136,14 +140,6 @@ __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockP
     const float bias = __half2float(*reinterpret_cast<const __half*>(mask + cell));
     v[i] = bias == -INFINITY ? kExcluded : v[i] + slope * kLog2E * bias;
   }
-}
-
-__device__ __forceinline__ float alibi_slope(const DecodeParams& p, int head) {
-  if (p.alibi_max_bias <= 0.0f) return 1.0f;
-  const int n = 1 << (31 - __clz(p.n_q_heads));
-  const float n_f = static_cast<float>(n);
-  return head < n ? exp2f(-p.alibi_max_bias / n_f * static_cast<float>(head + 1))
-                  : exp2f(-p.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
 }
 
 // What a warp needs for a page besides its bytes and the state of the softmax.
@@ -249,7 +245,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
   const int first_pair = span * kTiles * kRows;
   const BlockPlace at{
       static_cast<int>(blockIdx.x), kv_head,    span,
-      static_cast<int>(blockIdx.z), first_pair, min(kTiles * kRows, p.group * p.n_rows - first_pair)};
+      static_cast<int>(blockIdx.z), first_pair, min(kTiles * kRows, p.group * p.call.n_rows - first_pair)};
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
   const int value_at = value_offset(key_bytes, kTiles), ring_bytes = warp_ring_bytes(p.n_stages, p.stage_bytes);
@@ -263,6 +259,8 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
              block);
   PageRing ring(shared + warp * ring_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes, value_at);
 
+  let_next_begin();
+  wait_for_previous();  // nothing that another launch writes is read before
   // Tables and queries before pages: behind a first round of pages of all thread blocks they would be late.
   copy_queries<kTiles>(p, at, warp, lane, raw);
   if (threadIdx.x == 0) {
@@ -273,9 +271,9 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
 
   const SequencePages pages = sequence_pages(p, at.batch);
   const auto [begin, end] = pages_of_split(pages.n_pages, at.split, p.n_splits);
-  const PageBases source{p.key_pages + static_cast<std::uint32_t>(kv_head * key_bytes),
-                         p.value_pages + static_cast<std::uint32_t>(kv_head * value_bytes),
-                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.summaries};
+  const PageBases source{p.call.cache.key_pages + static_cast<std::uint32_t>(kv_head * key_bytes),
+                         p.call.cache.value_pages + static_cast<std::uint32_t>(kv_head * value_bytes),
+                         p.layer.key_page_bytes, p.layer.value_page_bytes, p.call.cache.summaries};
   int next = begin + warp;
   if (p.n_stages == 2) {
     ring.issue(source, next < end ? physical_page(p, pages.first, next) : 0, next < end);
@@ -315,7 +313,9 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
   for (int tile = 0; tile < kTiles; ++tile) {
     const int row = tile * kRows + lane / 4;
     context.scale[tile] = row_scale[row];
-    context.slope[tile] = kShaped ? alibi_slope(p, kv_head * p.group + (first_pair + row) % p.group) : 1.0f;
+    context.slope[tile] = kShaped ? alibi_slope(p.call.alibi_max_bias, p.call.n_q_heads,
+                                                kv_head * p.group + (first_pair + row) % p.group)
+                                  : 1.0f;
   }
 
   TeamState<VD, kTiles> state;

@@ -13,6 +13,7 @@
 #include "cuda/decode_softmax.cuh"
 #include "cuda/decode_team.cuh"
 #include "cuda/hadamard.cuh"
+#include "cuda/logits.cuh"
 
 namespace gtq::cuda {
 
@@ -128,17 +129,17 @@ __device__ __forceinline__ void untransform(const float* signs, float gain, int 
 
 // 1 / sum of weights of the row, its sink included; 0 for a row that attends nothing.
 __device__ inline float inverse_weight(const DecodeParams& p, const BlockPlace& at, int row, float m, float l) {
-  if (p.sinks != nullptr) {
+  if (p.call.sinks != nullptr) {
     const int head = at.kv_head * p.group + (at.first_pair + row) % p.group;
-    l += exp2_fast(p.sinks[head] * 1.44269504f + kWeightBits - m);
+    l += exp2_fast(p.call.sinks[head] * kLog2E + kWeightBits - m);
   }
   return l > 0.0f ? 1.0f / l : 0.0f;
 }
 
 __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, int row) {
   const int pair = at.first_pair + row;
-  return p.out + at.batch * p.out_batch_stride + (pair / p.group) * p.out_row_stride +
-         (at.kv_head * p.group + pair % p.group) * p.out_head_stride;
+  return p.call.out + at.batch * p.call.out_batch_stride + (pair / p.group) * p.call.out_row_stride +
+         (at.kv_head * p.group + pair % p.group) * p.call.out_head_stride;
 }
 
 template <int VD>

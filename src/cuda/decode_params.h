@@ -40,24 +40,11 @@ struct WorkspaceHeader {
 };
 
 struct DecodeParams {
+  DecodeCall call;  // call.layer is the host's
   LayerView layer;
   Luts luts;
-  const std::uint8_t *key_pages, *value_pages;
-  const PageSummary* summaries;   // or null
-  const std::int32_t* positions;  // or null
-  const std::int32_t *indptr, *indices, *last_page_len;
-  long long kv_len, pages_per_sequence;
-  const float* q;
-  long long q_batch_stride, q_row_stride, q_head_stride;
-  float* out;
-  long long out_batch_stride, out_row_stride, out_head_stride;
-  const std::uint16_t* mask;
-  long long mask_batch_stride, mask_row_stride;
-  const float* sinks;
-  float logit_scale;  // sm_scale * log2(e)
-  float softcap;      // 0 = off
-  float alibi_max_bias;
-  int n_q_heads, group, n_rows;  // group: query heads per KV head
+  float logit_scale;     // sm_scale * log2(e)
+  int group;             // query heads per KV head
   int n_tiles, n_spans;  // tiles of a thread block, its span; spans of all (row, head) pairs of a KV head
   int n_splits, n_warps, n_stages, stage_bytes;
   int smem_scratch, smem_query, smem_mean, smem_block;  // byte offsets; the ring is at 0

@@ -29,11 +29,12 @@ __device__ inline void copy_queries(const DecodeParams& p, const BlockPlace& at,
   for (int row = warp; row < kRows * kTiles; row += p.n_warps) {
     const int pair = at.first_pair + row, query = pair / p.group;
     const int head = at.kv_head * p.group + pair % p.group;
-    const float* from = p.q + at.batch * p.q_batch_stride + query * p.q_row_stride + head * p.q_head_stride;
+    const float* from =
+        p.call.q + at.batch * p.call.q_batch_stride + query * p.call.q_row_stride + head * p.call.q_head_stride;
 #pragma unroll 1
     for (int i = lane * 4; i < d; i += 128) {
       float* to = raw + row * d + i;
-      if (query < p.n_rows) {
+      if (query < p.call.n_rows) {
         copy_16(shared_address(to), from + i);
       } else {
         *reinterpret_cast<float4*>(to) = make_float4(0, 0, 0, 0);

@@ -46,7 +46,7 @@ struct PrefillParams {
   uint4* present;       // [n_tiles] bit per key: a token of the sequence
   TileKind* kinds;      // [query tile][n_tiles], with a mask
   float2* state;        // [kv_head][m] {largest logit in log2 units, sum of weights}, between chunks; sums of
-                  // weighted values are in call.out meanwhile
+                        // weighted values are in call.out meanwhile
 };
 
 // Query rows of a tile of queries, both ends included.

@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm80, 1)
   const std::uint8_t* tiles = p.tiles + static_cast<long long>(kv_head) * p.n_tiles * 2 * kHalfBytes;
   const auto tile_at = [&](int i) { return tiles + static_cast<long long>(list[i].tile) * 2 * kHalfBytes; };
 
-  const WarpRows rows{kv_head, query_tile * kQueryTile + warp * 16, lane};
+  const LaneRows rows{kv_head, query_tile * kQueryTile + warp * 16, lane};
   RowState state;
   float o[kDims / 2];
   load_state(p, rows, state, o);

@@ -95,7 +95,7 @@ class WarpgroupAttention {
   static constexpr int kKeys = tile_keys(kDims);
 
   __device__ __forceinline__ WarpgroupAttention(const PrefillParams& params, const TileEntry* entries,
-                                                const WarpRows& warp, PrefillBarriers& in_shared,
+                                                const LaneRows& warp, PrefillBarriers& in_shared,
                                                 const Products<kDims>& tiles)
       : p(params), list(entries), rows(warp), barriers(in_shared), products(tiles) {
     load_state(p, rows, state, o);
@@ -163,7 +163,7 @@ class WarpgroupAttention {
 
   const PrefillParams& p;
   const TileEntry* list;
-  const WarpRows rows;
+  const LaneRows rows;
   PrefillBarriers& barriers;
   const Products<kDims>& products;
   RowState state;
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm90, 1)
   }
   if (group < 2) {
     load_queries<kDims>(p, kv_head, query_tile * kQueryTile, 2 * kGroupThreads, shared);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    copy_over_fence();
   }
   __syncthreads();
   std::uint8_t* stages = shared + kQueryBytes;
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm90, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
     const Products<kDims> products{along_rows(shared_address(shared) + group * 64 * kSlabRowBytes),
                                    shared_address(stages)};
-    const WarpRows rows{kv_head, query_tile * kQueryTile + warp * 16, lane};
+    const LaneRows rows{kv_head, query_tile * kQueryTile + warp * 16, lane};
     WarpgroupAttention<kDims, kShaped> attention(p, list, rows, barriers, products);
     attention.attend(group, n_entries);
     attention.store();

@@ -9,12 +9,11 @@
 
 #include <cuda_fp16.h>
 
+#include "cuda/logits.cuh"
 #include "cuda/prefill_params.h"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
-
-inline constexpr float kLog2E = 1.44269504f;
 
 struct TileEntry {
   uint4 present;
@@ -64,14 +63,6 @@ __device__ __forceinline__ int list_tiles(const PrefillParams& p, int query_tile
   return n;
 }
 
-__device__ __forceinline__ float prefill_slope(const PrefillParams& p, int head) {
-  if (p.call.alibi_max_bias <= 0.0f) return 1.0f;
-  const int n = 1 << (31 - __clz(p.call.n_q_heads));
-  const float n_f = static_cast<float>(n);
-  return head < n ? exp2f(-p.call.alibi_max_bias / n_f * static_cast<float>(head + 1))
-                  : exp2f(-p.call.alibi_max_bias / 2 / n_f * static_cast<float>(2 * (head - n) + 1));
-}
-
 // Row m of a KV head; those behind the last one compute what it does and are not stored.
 struct QueryRow {
   int m, row, head;
@@ -88,7 +79,7 @@ struct QueryRow {
 };
 
 // Where a lane of a warp is; its two rows.
-struct WarpRows {
+struct LaneRows {
   int kv_head, first_m, lane;
 
   __device__ __forceinline__ bool has(const PrefillParams& p, int half) const {
@@ -102,7 +93,7 @@ struct WarpRows {
 // Products of kKeys keys of a tile, from `first_key` on, -> logits in log2 units, -inf for keys that a row must
 // not see.
 template <int kKeys, bool kShaped>
-__device__ __forceinline__ void shape_logits(const PrefillParams& p, const WarpRows& warp,
+__device__ __forceinline__ void shape_logits(const PrefillParams& p, const LaneRows& warp,
                                              const TileEntry& entry, int tile_n_keys, int first_key,
                                              float (&s)[kKeys / 2]) {
   const long long first_cell = p.first_cell + static_cast<long long>(entry.tile) * tile_n_keys + first_key;
@@ -110,7 +101,7 @@ __device__ __forceinline__ void shape_logits(const PrefillParams& p, const WarpR
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const QueryRow row = warp.row(p, half);
-    const float slope = kShaped ? prefill_slope(p, row.head) : 1.0f;
+    const float slope = kShaped ? alibi_slope(p.call.alibi_max_bias, p.call.n_q_heads, row.head) : 1.0f;
     const long long limit = row_limit(p, row.row) - first_cell;
     const std::uint16_t* mask = kShaped && p.call.mask != nullptr
                                     ? p.call.mask + row.row * p.call.mask_row_stride + first_cell
@@ -193,7 +184,7 @@ __device__ __forceinline__ void pack_weights(const float (&s)[N], std::uint32_t 
 
 // o: sums of weighted values of the lane's rows.
 template <int N>
-__device__ __forceinline__ void load_state(const PrefillParams& p, const WarpRows& warp, RowState& state,
+__device__ __forceinline__ void load_state(const PrefillParams& p, const LaneRows& warp, RowState& state,
                                            float (&o)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) o[i] = 0.0f;
@@ -229,7 +220,7 @@ __device__ __forceinline__ float last_factor(const PrefillParams& p, int head, f
 
 // The state for the next chunk, or behind the last one the outputs.
 template <int N>
-__device__ __forceinline__ void store_state(const PrefillParams& p, const WarpRows& warp, const RowState& state,
+__device__ __forceinline__ void store_state(const PrefillParams& p, const LaneRows& warp, const RowState& state,
                                             const float (&o)[N]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -102,6 +102,19 @@ __device__ __forceinline__ void copy_over_fence() {
 #endif
 }
 
+// Programmatic dependent launch: lets the next launch on the stream begin, where it was launched so; waits until
+// all that the one before wrote can be read, at once where this one was not.
+__device__ __forceinline__ void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 // True in one lane of the warp, all of whose lanes call it.
 __device__ __forceinline__ bool elect_lane() {

@@ -1,5 +1,6 @@
 // Decode on the GPU against attention in double on the decoded token rows of the same bytes.
 #include <thread>
+#include <utility>
 
 #include "cuda/attention_case.h"
 
@@ -13,17 +14,15 @@ class DecodeCase : public AttentionCase {
  public:
   using AttentionCase::AttentionCase;
 
+  bool begins_early = false;
+  bool feeds_back = false;  // the output of a launch are the queries of the next
+
   // The output of the last of n_launches, which follow each other on the stream.
   std::vector<float> run(cudaStream_t stream = nullptr, int n_launches = 1) {
     DeviceArray<float> q(q_), out(out_size());
     DeviceArray<std::uint16_t> mask(mask_);
     DeviceArray<float> sinks(sinks_);
     DeviceArray<std::int32_t> indptr(indptr_), indices(indices_), last(last_page_len_);
-    if (workspace_ == nullptr) {
-      workspace_ = std::make_unique<DeviceArray<std::uint8_t>>(
-          cuda::decode_workspace_bytes(tables_, batch_, shape_.n_q_heads, shape_.n_rows));
-      workspace_->fill(0);
-    }
     out.fill(0xff);
     cuda::DecodeCall call;
     call.layer = &tables_;
@@ -51,10 +50,21 @@ class DecodeCase : public AttentionCase {
     call.sm_scale = sm_scale();
     call.logit_softcap = shape_.softcap;
     call.alibi_max_bias = shape_.alibi;
+    call.begins_early = begins_early;
+    if (workspace_ == nullptr) {
+      workspace_ = std::make_unique<DeviceArray<std::uint8_t>>(cuda::decode_workspace_bytes(call));
+      workspace_->fill(0);
+    }
     call.workspace = workspace_->data();
     expect_ok(cudaDeviceSynchronize());
-    for (int i = 0; i < n_launches; ++i) cuda::decode(call, stream);
-    return out.download();
+    float *from = q.data(), *to = out.data();
+    for (int i = 0; i < n_launches; ++i) {
+      call.q = from;
+      call.out = to;
+      cuda::decode(call, stream);
+      if (feeds_back) std::swap(from, to);
+    }
+    return (call.out == out.data() ? out : q).download();
   }
 
  private:
@@ -143,6 +153,17 @@ TEST(CudaDecode, TwoStreamsAtOnce) {
   std::thread other(run, 61);
   run(62);
   other.join();
+}
+
+TEST(CudaDecode, EarlyLaunchesSeeWhatTheOneBeforeWrote) {
+  GTQ_NEEDS_GPU();
+  for (const int n_heads : {16, 64}) {  // one tile, two
+    DecodeCase test({128, 128, n_heads, 2, 1, {8192}, {3, 3}, 0.25f}, 71);
+    test.feeds_back = true;
+    const std::vector<float> want = test.run(nullptr, 50);
+    test.begins_early = true;
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(test.run(nullptr, 50), want) << i;
+  }
 }
 
 // Two tiles of 8 (row, head) pairs per thread block, the last one full or not, of several thread blocks.
