@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
   uint2* query = reinterpret_cast<uint2*>(shared + p.smem_query);
   float4* coefficients = reinterpret_cast<float4*>(shared + p.smem_mean);
   std::uint8_t* block = shared + p.smem_block;
-  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups);
+  const DecodeBlock parts = decode_block(p.layer.head_dim_k, VD, p.layer.n_mean_groups, p.layer.n_fast_groups);
   copy_block(p.layer.decode_blocks + static_cast<std::int64_t>(kv_head) * (parts.bytes / 16), parts.bytes,
              block);
   PageRing ring(shared + warp * ring_bytes, p.n_stages, p.stage_bytes, key_bytes, value_bytes, value_at);
@@ -298,17 +298,18 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kTiles), 1)
   __syncthreads();
 
   float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
-  WarpContext<kTiles> context{
-      query,
-      {terms_at, terms_at + kCells, terms_at + 2 * kCells},
-      {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
-       reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
-       reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, p.mean_lanes},
-      scalars.group_counts,
-      lane,
-      {},
-      {},
-      pages.first};
+  WarpContext<kTiles> context{query,
+                              {terms_at, terms_at + kCells, terms_at + 2 * kCells},
+                              {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
+                               reinterpret_cast<const float*>(block + parts.slopes),
+                               reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
+                               reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups,
+                               scalars.n_fast_groups, p.mean_lanes},
+                              scalars.group_counts,
+                              lane,
+                              {},
+                              {},
+                              pages.first};
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     const int row = tile * kRows + lane / 4;

@@ -7,7 +7,11 @@
 //   rows 8..15       ( Re c, -Im c)        (mean_basis: high and low halves)
 // give the terms of key slots with distance +x (rows 0..7) and -x (rows 8..15) at once; fragment (r, e) of
 // rows g + 8 half is key slot 32 half + 8 r + 2 t + e. Three products keep 22 bits of both factors; one is
-// enough for mean groups whose coefficients are small. Other pages: the angle of every key on its own, f32.
+// enough for mean groups whose coefficients are small. Slow rope_blocks (is_slow()) hardly turn within a page:
+// their sum is one polynomial in x,
+//   sum_i Re c_i (1 - (theta_i x)^2 / 2 + (theta_i x)^4 / 24) - Im c_i (theta_i x - (theta_i x)^3 / 6 + ...)
+// whose six coefficients a lane sums over its rope_blocks and the row over its lanes. Other pages: the angle of
+// every key on its own, f32.
 //
 // Accuracy: 2^-20 of sum |c_i|, from the sine and cosine; one-product groups 5e-4 * kSmallMean.
 #pragma once
@@ -22,11 +26,12 @@ namespace gtq::cuda {
 
 struct MeanTables {
   const float4* coefficients;       // [2 means][tile][mean_lanes]
-  const uint4* basis;               // [mean_group][4 r][32 lanes]
+  const uint4* basis;               // [fast mean_group][4 r][32 lanes]
+  const float* slopes;              // [kSlopes][8 mean groups of the layer]
   const std::uint64_t* half_turns;  // [8 n_groups]
   float2* phases;                   // of this warp: [8 n_groups] or [64 keys]
   std::uint32_t big;                // bit per mean group: three products
-  int n_groups, mean_lanes;
+  int n_groups, n_fast_groups, mean_lanes;
 };
 
 __device__ __forceinline__ std::uint32_t pack_f16(float low, float high) {
@@ -119,21 +124,90 @@ __device__ __forceinline__ const float4* mean_set(const MeanTables& mean, int c,
   return mean.coefficients + (c * kTiles + tile) * mean.mean_lanes;
 }
 
+// Coefficients of the lane's two rope_blocks of a mean group, at the centre of the page.
+template <int kTiles>
+__device__ __forceinline__ void turn_group(const MeanTables& mean, int c, int group, int lane,
+                                           float4 (&turned)[kTiles]) {
+  const float4 w = *reinterpret_cast<const float4*>(mean.phases + group * kMeanBlocks + 2 * (lane % 4));
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float4 a = mean_set<kTiles>(mean, c, tile)[group * 32 + lane];
+    turned[tile] =
+        make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w, a.z * w.w + a.w * w.z);
+  }
+}
+
+// Of a tile: of x^0, x^1, ...
+using Polynomial = float[kSlopes + 1];
+
+// The slow groups, of all lanes of a row.
+template <int kTiles>
+__device__ __forceinline__ void sum_slow_groups(const MeanTables& mean, int c, int lane,
+                                                Polynomial (&sum)[kTiles]) {
+#pragma unroll
+  for (int i = 0; i < kTiles * (kSlopes + 1); ++i) sum[i / (kSlopes + 1)][i % (kSlopes + 1)] = 0.0f;
+#pragma unroll 1
+  for (int group = mean.n_fast_groups; group < mean.n_groups; ++group) {
+    float4 turned[kTiles];
+    turn_group(mean, c, group, lane, turned);
+    const float* slopes = mean.slopes + group * kMeanBlocks + 2 * (lane % 4);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) sum[tile][0] += turned[tile].x + turned[tile].z;
+#pragma unroll
+    for (int power = 1; power <= kSlopes; ++power) {
+      const float2 slope = *reinterpret_cast<const float2*>(slopes + (power - 1) * mean.mean_lanes / 4);
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const float4 a = turned[tile];
+        sum[tile][power] += power % 2 == 0 ? a.x * slope.x + a.z * slope.y : a.y * slope.x + a.w * slope.y;
+      }
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int power = 0; power <= kSlopes; ++power) {
+      sum[tile][power] += __shfl_xor_sync(~0u, sum[tile][power], 1);
+      sum[tile][power] += __shfl_xor_sync(~0u, sum[tile][power], 2);
+    }
+  }
+}
+
+// bias = the polynomial at the lane's keys.
+__device__ __forceinline__ void evaluate(const Polynomial& a, int lane, Bias& bias) {
+  static_assert(kSlopes == 5);
+  const float first = static_cast<float>(2 * (lane % 4)) + 0.5f;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float x = first + static_cast<float>(8 * r + e), y = x * x;
+      const float even = fmaf(fmaf(a[4], y, a[2]), y, a[0]), odd = fmaf(fmaf(a[5], y, a[3]), y, a[1]);
+      bias[r][e] = fmaf(odd, x, even);
+      bias[r][e + 2] = fmaf(-odd, x, even);
+    }
+  }
+}
+
 // bias: offset + the term.
 template <int kTiles>
 __device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, const float (&offset)[kTiles],
                                              int lane, Bias (&bias)[kTiles]) {
-  fill_bias(offset, bias);
-#pragma unroll 1
-  for (int group = 0; group < mean.n_groups; ++group) {
-    const float4 w = *reinterpret_cast<const float4*>(mean.phases + group * kMeanBlocks + 2 * (lane % 4));
-    float4 turned[kTiles];
+  if (mean.n_fast_groups < mean.n_groups) {
+    Polynomial sum[kTiles];
+    sum_slow_groups(mean, c, lane, sum);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const float4 a = mean_set<kTiles>(mean, c, tile)[group * 32 + lane];
-      turned[tile] = make_float4(a.x * w.x - a.y * w.y, a.x * w.y + a.y * w.x, a.z * w.z - a.w * w.w,
-                                 a.z * w.w + a.w * w.z);
+      sum[tile][0] += offset[tile];
+      evaluate(sum[tile], lane, bias[tile]);
     }
+  } else {
+    fill_bias(offset, bias);
+  }
+#pragma unroll 1
+  for (int group = 0; group < mean.n_fast_groups; ++group) {
+    float4 turned[kTiles];
+    turn_group(mean, c, group, lane, turned);
     add_group(turned, mean.basis + group * 128, (mean.big >> group & 1) != 0, lane, bias);
   }
 }

@@ -24,7 +24,7 @@ Areas areas(const DecodeParams& p) {
   const LayerView& layer = p.layer;
   return {std::max(p.n_warps * p.scratch_bytes, p.n_tiles * kRows * layer.head_dim_k * 4),
           p.n_tiles * layer.head_dim_k / 16 * 32 * 8, p.n_tiles * kMeans * p.mean_lanes * 16,
-          decode_block(layer.head_dim_k, layer.head_dim_v, layer.n_mean_groups).bytes};
+          decode_block(layer.head_dim_k, layer.head_dim_v, layer.n_mean_groups, layer.n_fast_groups).bytes};
 }
 
 int scratch_bytes(const LayerView& layer) {

@@ -95,7 +95,8 @@ std::uint32_t pack_halves(float low, float high) {
 
 float half_rest(float x) { return x - __half2float(__float2half_rn(x)); }
 
-// Centred rope_blocks, those that weigh most first, so that mean groups hold blocks of one size.
+// Centred rope_blocks, fast ones first, of these those that weigh most, so that mean groups hold blocks of one
+// size.
 std::vector<int> centred_blocks(const HeadPlan& plan, const Rope& rope) {
   std::vector<float> weight_of_dim(plan.head_dim_k);
   for (int slot = 0; slot < plan.head_dim_k; ++slot) weight_of_dim[plan.dims[slot]] = plan.weight[slot];
@@ -108,6 +109,7 @@ std::vector<int> centred_blocks(const HeadPlan& plan, const Rope& rope) {
     size[i] = weight_of_dim[rope.first(i)] * (x * x + y * y);
   }
   std::ranges::stable_sort(blocks, std::greater{}, [&](int i) { return size[i]; });
+  std::ranges::stable_partition(blocks, [&](int i) { return !is_slow(rope.theta(i)); });
   return blocks;
 }
 
@@ -122,10 +124,11 @@ void put(std::vector<std::uint8_t>& block, int at, const std::vector<T>& items) 
   if (!items.empty()) std::memcpy(block.data() + at, items.data(), items.size() * sizeof(T));
 }
 
-// B fragments of the basis (decode_mean.cuh) for whole mean groups.
-std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta) {
+// B fragments of the basis (decode_mean.cuh) for whole mean groups. theta: of all n, the first n_fast groups
+// are fast.
+std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta, int n_fast) {
   std::vector<std::uint32_t> basis;
-  for (std::size_t group = 0; group < theta.size(); group += kMeanBlocks) {
+  for (int group = 0; group < n_fast * kMeanBlocks; group += kMeanBlocks) {
     for (int tile = 0; tile < 4; ++tile) {
       for (int lane = 0; lane < 32; ++lane) {
         const double x = 8 * tile + lane / 4 + 0.5;
@@ -142,13 +145,40 @@ std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta) {
   return basis;
 }
 
-int n_mean_groups(const HeadPlan& plan) {
-  const auto n_centred = std::ranges::count_if(plan.centred, [](std::uint8_t x) { return x != 0; });
-  return (static_cast<int>(n_centred) + kMeanBlocks - 1) / kMeanBlocks;
+// [kSlopes][theta.size()] (DecodeBlock).
+std::vector<float> mean_slopes(const std::vector<double>& theta, int n_fast) {
+  std::vector<float> slopes;
+  double sign = 1, factorial = 1;
+  for (int power = 1; power <= kSlopes; ++power) {
+    if (power % 2 == 1) sign = -sign;
+    factorial *= power;
+    for (std::size_t i = 0; i < theta.size(); ++i) {
+      const bool fast = i < static_cast<std::size_t>(n_fast * kMeanBlocks);
+      slopes.push_back(fast ? 0.0f : static_cast<float>(sign * std::pow(theta[i], power) / factorial));
+    }
+  }
+  return slopes;
 }
 
-// Appends the head's DecodeBlock with room for n_groups mean groups.
-void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std::vector<std::uint8_t>& all) {
+struct MeanGroups {
+  int all, fast;
+};
+
+MeanGroups mean_groups(const HeadPlan& plan, const Rope& rope) {
+  const auto groups_of = [&](bool slow_ones) {
+    int n = 0;
+    for (int i = 0; i < rope.n_blocks(); ++i)
+      n += plan.centred[i] != 0 && (slow_ones || !is_slow(rope.theta(i)));
+    return (n + kMeanBlocks - 1) / kMeanBlocks;
+  };
+  return {groups_of(true), groups_of(false)};
+}
+
+// Appends the head's DecodeBlock with room for the layer's mean groups.
+void add_decode_block(const HeadPlan& plan, const Rope& rope, const LayerView& layer,
+                      std::vector<std::uint8_t>& all) {
+  const int n_groups = layer.n_mean_groups;
+  const MeanGroups groups = mean_groups(plan, rope);
   const std::vector<int> blocks = centred_blocks(plan, rope);
   const std::size_t n = static_cast<std::size_t>(n_groups) * kMeanBlocks;
   std::vector<std::uint16_t> dims(2 * n);
@@ -173,11 +203,12 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, int n_groups, std:
                    4);
   }
   for (int i = 0; i < plan.head_dim_v; ++i) signs.push_back(rotation_sign(1, i));
-  DecodeScalars scalars{0, n_mean_groups(plan), plan.v_rms * codebook_step(plan.v_width)};
+  DecodeScalars scalars{0, groups.all, groups.fast, plan.v_rms * codebook_step(plan.v_width)};
   for (const std::uint8_t width : plan.widths) scalars.group_counts += 1u << (5 * (width - 1));
-  const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups);
+  const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups, layer.n_fast_groups);
   std::vector<std::uint8_t> block(parts.bytes);
-  put(block, parts.basis, mean_basis(theta));
+  put(block, parts.basis, mean_basis(theta, groups.fast));
+  put(block, parts.slopes, mean_slopes(theta, groups.fast));
   put(block, parts.gain, gain);
   put(block, parts.value_signs, signs);
   put(block, parts.mean_values, values);
@@ -305,12 +336,14 @@ Layer::Layer(const LayerCodec& codec) : impl_(std::make_unique<Impl>()) {
     view.value_token_bytes += head.value_bytes / kPageTokens;
     view.key_bytes = head.key_bytes;
     view.value_bytes = head.value_bytes;
-    view.n_mean_groups = std::max(view.n_mean_groups, n_mean_groups(codec.plan(h)));
+    const MeanGroups groups = mean_groups(codec.plan(h), codec.rope());
+    view.n_mean_groups = std::max(view.n_mean_groups, groups.all);
+    view.n_fast_groups = std::max(view.n_fast_groups, groups.fast);
     heads.push_back(head);
   }
   std::vector<std::uint8_t> decode_blocks;
   for (int h = 0; h < n_kv_heads; ++h) {
-    add_decode_block(codec.plan(h), codec.rope(), view.n_mean_groups, decode_blocks);
+    add_decode_block(codec.plan(h), codec.rope(), view, decode_blocks);
   }
   view.decode_blocks = reinterpret_cast<const uint4*>(blob.add(decode_blocks));
   view.encode = make_encode_tables(codec, blob);

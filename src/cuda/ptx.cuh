@@ -102,8 +102,8 @@ __device__ __forceinline__ void copy_over_fence() {
 #endif
 }
 
-// Programmatic dependent launch: lets the next launch on the stream begin, where it was launched so; waits until
-// all that the one before wrote can be read, at once where this one was not.
+// Programmatic dependent launch: lets the next launch on the stream begin, where it was launched so; waits
+// until all that the one before wrote can be read, at once where this one was not.
 __device__ __forceinline__ void let_next_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -12,6 +12,11 @@ namespace gtq::cuda {
 
 inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 256
 inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
+inline constexpr int kSlopes = 5;      // powers of a slow rope_block's angle (decode_mean.cuh)
+
+// Whether the series of cosine and sine up to kSlopes powers are exact to 2^-20 within a page: (theta 31.5)^6 /
+// 720.
+GTQ_HD bool is_slow(double theta) { return theta * 31.5 < 0.297; }
 
 // Byte permute tables of the codebooks (codebook.cuh), passed as kernel argument: constant bank operands.
 struct Luts {
@@ -37,9 +42,10 @@ struct HeadTable {
 
 // What decode keeps of a KV head in shared memory: one run of bytes that a thread block loads at once. Byte
 // offsets of its parts, all multiples of 16; n = 8 mean groups of the head that has most, zeros where a head
-// has fewer.
+// has fewer. Fast mean groups, those with some rope_block that is not slow, come first.
 struct DecodeBlock {
-  int basis;        // [n / 8][4 r][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  int basis;        // [fast group][4 r][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
+  int slopes;       // [kSlopes][n] f32: -theta, -theta^2 / 2, theta^3 / 6, ... of slow groups
   int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
   int value_signs;  // [head_dim_v] f32
   int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks
@@ -53,13 +59,15 @@ struct DecodeBlock {
 struct alignas(16) DecodeScalars {
   std::uint32_t group_counts;  // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
   std::int32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
+  std::int32_t n_fast_groups;  // of these
   float v_gain;                // v_rms * step of the value codebook
 };
 
-GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_groups) {
+GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_groups, int n_fast_groups) {
   const int n = n_mean_groups * kMeanBlocks;
   DecodeBlock b{};
-  b.gain = b.basis + n * 256;
+  b.slopes = b.basis + n_fast_groups * kMeanBlocks * 256;
+  b.gain = b.slopes + kSlopes * n * 4;
   b.value_signs = b.gain + head_dim_k * 4;
   b.mean_values = b.value_signs + head_dim_v * 4;
   b.half_turns = b.mean_values + n * 16;
@@ -85,7 +93,7 @@ struct LayerView {
   const uint4* decode_blocks;  // [kv_head] DecodeBlock
   EncodeTables encode;
   int n_kv_heads, head_dim_k, head_dim_v, v_width;
-  int n_mean_groups;                                 // of the head that has most
+  int n_mean_groups, n_fast_groups;                  // of the heads that have most
   std::uint32_t key_bytes, value_bytes;              // of a page of one head; all heads have the same budget
   std::uint32_t key_page_bytes, value_page_bytes;    // of all heads
   std::uint32_t key_token_bytes, value_token_bytes;  // of all heads

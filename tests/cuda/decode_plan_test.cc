@@ -19,6 +19,7 @@ DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared
   layer.view.n_kv_heads = heads.n_kv_heads;
   layer.view.head_dim_k = layer.view.head_dim_v = heads.head_dim;
   layer.view.n_mean_groups = heads.n_mean_groups;
+  layer.view.n_fast_groups = heads.n_mean_groups / 2;
   layer.view.key_bytes = layer.view.value_bytes = kCells * (heads.head_dim * heads.bits / 8 + 1);
   DecodeCall call;
   call.n_q_heads = heads.n_q_heads;

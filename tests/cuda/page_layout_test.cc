@@ -59,9 +59,9 @@ TEST(CudaPageLayout, SlotsAndCodesAreOneToOne) {
 
 TEST(CudaPageLayout, DecodeBlockPartsAreAligned) {
   for (int groups = 0; groups <= 16; ++groups) {
-    const DecodeBlock b = decode_block(48, 96, groups);
-    for (const int at :
-         {b.gain, b.value_signs, b.mean_values, b.half_turns, b.dims, b.mean_dims, b.scalars, b.bytes}) {
+    const DecodeBlock b = decode_block(48, 96, groups, groups / 2);
+    for (const int at : {b.slopes, b.gain, b.value_signs, b.mean_values, b.half_turns, b.dims, b.mean_dims,
+                         b.scalars, b.bytes}) {
       EXPECT_EQ(at % 16, 0) << groups;
     }
   }
