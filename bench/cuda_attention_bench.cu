@@ -274,7 +274,7 @@ void bench_prefill(int n_q_heads, int n_kv_heads, int n_rows, long long kv_len, 
   call.sm_scale = 1 / std::sqrt(128.0f);
   const double seen = static_cast<double>(kv_len) - (causal ? (n_rows - 1) / 2.0 : 0);
   const double flops = 4.0 * n_rows * seen * 128 * n_q_heads;
-  for (const auto kernel : {gtq::cuda::PrefillKernel::kSm80, gtq::cuda::best_prefill_kernel()}) {
+  for (const auto kernel : {gtq::cuda::PrefillKernel::kSm80, gtq::cuda::best_prefill_kernel(layer)}) {
     for (const long long chunk_keys : {2048, 8192}) {
       call.chunk_keys = chunk_keys;
       const std::size_t workspace_bytes = gtq::cuda::prefill_workspace_bytes(call);

@@ -30,7 +30,7 @@ target_include_directories(gtq_cuda PRIVATE src)
 target_link_libraries(gtq_cuda PUBLIC gtq_core CUDA::cudart_static)
 target_compile_options(gtq_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Wconversion,-Wno-sign-conversion>")
-if("90a" IN_LIST GTQ_CUDA_ARCHITECTURES)
+if(GTQ_CUDA_ARCHITECTURES MATCHES "90a")
   target_compile_definitions(gtq_cuda PRIVATE GTQ_CUDA_HAS_SM90A)
 endif()
 # The encoder must round as the CPU's does: no fused multiply-adds.

@@ -1,5 +1,5 @@
-// Packed KV cache of one layer on an NVIDIA GPU (compute capability 8.0 and newer): store, attention, state
-// rows.
+// Packed KV cache of one layer on an NVIDIA GPU (compute capability 8.0 and newer, those that the library was
+// built for: GTQ_CUDA_ARCHITECTURES): store, attention, state rows.
 //
 // All pointers named here are device pointers unless a comment says otherwise; every call only launches kernels
 // on `stream`: no allocation, no synchronization, no host memory read later. All calls can be captured into a
@@ -99,11 +99,12 @@ struct DecodeCall {
   Sequences sequences;
   int n_q_heads = 0;
   int n_rows = 1;
-  const float* q = nullptr;  // [batch][row][head] of head_dim_k floats; strides in elements, multiples of 4
+  // [batch][row][head] of head_dim_k floats, 16-byte aligned; strides in elements, multiples of 4; |x| <= 65504
+  const float* q = nullptr;
   std::int64_t q_batch_stride = 0, q_row_stride = 0, q_head_stride = 0;
-  float* out = nullptr;  // [batch][row][head] of head_dim_v floats; strides in elements, multiples of 4
+  float* out = nullptr;  // [batch][row][head] of head_dim_v floats, 16-byte aligned; strides likewise
   std::int64_t out_batch_stride = 0, out_row_stride = 0, out_head_stride = 0;
-  const std::uint16_t* mask = nullptr;  // f16 [batch][row][kv_len] or null; strides in elements, even
+  const std::uint16_t* mask = nullptr;  // f16 [batch][row][kv_len] or null; strides in elements
   std::int64_t mask_batch_stride = 0, mask_row_stride = 0;
   const float* sinks = nullptr;  // [n_q_heads] or null
   float sm_scale = 1.0f;
@@ -113,11 +114,12 @@ struct DecodeCall {
   // (programmatic dependent launch), about 1 us sooner. Only where one stream at a time decodes: launches of
   // several wait for each other's multiprocessors then, for milliseconds.
   bool begins_early = false;
-  void* workspace = nullptr;  // decode_workspace_bytes(), 256-byte aligned, zeroed once before its first use
+  // decode_workspace_bytes(), 256-byte aligned, zeroed once before its first use; only decode() may write it
+  void* workspace = nullptr;
 };
 
-// Of this call or any with no more heads and rows, whatever the batch. Calls that share a workspace must not
-// overlap.
+// Of this call or any of its layer with no more heads and rows, whatever the batch. Calls that share a
+// workspace must not overlap.
 std::size_t decode_workspace_bytes(const DecodeCall& call);
 void decode(const DecodeCall& call, Stream stream);
 
@@ -128,25 +130,28 @@ void decode(const DecodeCall& call, Stream stream);
 struct PrefillCall {
   const Layer* layer = nullptr;
   Cache cache;  // summaries are not read; without positions cell j of the sequence has position j
-  const std::int32_t* pages =
-      nullptr;                  // [ceil(kv_len / 64)] pages of the sequence, or null: first_page and those
-  std::int64_t first_page = 0;  // behind it
-  std::int64_t kv_len = 0;
+  const std::int32_t* pages = nullptr;  // [ceil(kv_len / 64)] pages of the sequence, or null:
+  std::int64_t first_page = 0;          // this one and those that follow it
+  std::int64_t kv_len = 0;              // 0 gives zeros
   int n_q_heads = 0;
   std::int64_t n_rows = 0;
-  const float* q = nullptr;  // [row][head] of head_dim_k floats; strides in elements, multiples of 4
+  // [row][head] of head_dim_k floats, 16-byte aligned; strides in elements, multiples of 4; |x| <= 65504
+  const float* q = nullptr;
   std::int64_t q_row_stride = 0, q_head_stride = 0;
-  float* out = nullptr;  // [row][head] of head_dim_v floats; strides in elements, multiples of 4
+  // [row][head] of head_dim_v floats, 8-byte aligned, strides likewise. Holds sums between chunks: apart from
+  // q.
+  float* out = nullptr;
   std::int64_t out_row_stride = 0, out_head_stride = 0;
-  bool causal = false;                  // row r sees the first kv_len - n_rows + r + 1 cells only
-  const std::uint16_t* mask = nullptr;  // f16 [row][kv_len] or null; stride in elements, even
+  bool causal = false;  // row r sees the first kv_len - n_rows + r + 1 cells only
+  // f16 [row][kv_len] or null, 4-byte aligned; stride in elements, even, and all of it readable in each row
+  const std::uint16_t* mask = nullptr;
   std::int64_t mask_row_stride = 0;
   const float* sinks = nullptr;  // [n_q_heads] or null
   float sm_scale = 1.0f;         // > 0
   float logit_softcap = 0.0f;
   float alibi_max_bias = 0.0f;
   std::int64_t chunk_keys = 8192;  // a multiple of 128, at most 16384
-  void* workspace = nullptr;       // prefill_workspace_bytes(), 256-byte aligned
+  void* workspace = nullptr;       // prefill_workspace_bytes(), 256-byte aligned, of any contents
 };
 
 // Of this call or any with as many rows and heads and no larger chunks.

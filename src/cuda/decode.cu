@@ -8,13 +8,22 @@ namespace gtq::cuda {
 namespace {
 
 void check_call(const DecodeCall& call) {
-  const LayerView& layer = call.layer->impl().view;
+  const Sequences& sequences = call.sequences;
+  check_heads(call.layer->impl(), call.n_q_heads);
   if (call.n_rows < 1 || call.n_rows > 8) throw Error("decode on the GPU takes 1 to 8 query rows per sequence");
-  if (call.n_q_heads <= 0 || call.n_q_heads % layer.n_kv_heads != 0) {
-    throw Error("the number of query heads must be a multiple of the number of KV heads");
-  }
-  if (call.sequences.batch < 1 || call.sequences.batch > 65535 || call.sequences.kv_len < 0) {
+  if (sequences.batch < 1 || sequences.batch > 65535) {
     throw Error("decode on the GPU takes 1 to 65535 sequences");
+  }
+  if (sequences.kv_len < 0) throw Error("the number of keys is negative");
+  const bool paged = sequences.indptr != nullptr;
+  if (paged != (sequences.indices != nullptr) || paged != (sequences.last_page_len != nullptr)) {
+    throw Error("paged sequences need all of indptr, indices and last_page_len, dense ones none");
+  }
+  if (!paged && sequences.batch > 1 && sequences.kv_len > kCells * sequences.pages_per_sequence) {
+    throw Error("dense sequences have more keys than pages_per_sequence hold");
+  }
+  if (call.cache.summaries != nullptr && call.cache.positions == nullptr) {
+    throw Error("decode needs the positions of cells where it is given summaries of pages");
   }
   if (call.workspace == nullptr) throw Error("decode on the GPU needs a workspace");
 }
@@ -40,8 +49,11 @@ struct Launch {
 template <int VD, bool kShaped, int kValueWidth, int kTiles>
 void start(const Launch& launch) {
   const DecodeParams& p = launch.params;
+  const Layer::Impl& layer = p.call.layer->impl();
   const auto kernel = decode_kernel<VD, kShaped, kValueWidth, kTiles>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared_bytes),
+  // The same for every layer: calls from several threads do not change it under each other.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             layer.max_shared_bytes - kMostStaticSharedBytes),
         "reserve shared memory for decode");
   cudaLaunchAttribute attributes[2];
   int n_attributes = 0;
@@ -49,7 +61,7 @@ void start(const Launch& launch) {
     attributes[n_attributes].id = cudaLaunchAttributeCooperative;
     attributes[n_attributes++].val.cooperative = 1;
   }
-  if (p.call.begins_early) {
+  if (p.call.begins_early && layer.compute_capability >= 90) {
     attributes[n_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[n_attributes++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -16,10 +16,10 @@
 // Accuracy: 2^-20 of sum |c_i|, from the sine and cosine; one-product groups 5e-4 * kSmallMean.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "cuda/decode_params.h"
+#include "cuda/f16.cuh"
 #include "cuda/page_layout.h"
+#include "cuda/phase.cuh"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
@@ -33,22 +33,6 @@ struct MeanTables {
   std::uint32_t big;                // bit per mean group: three products
   int n_groups, n_fast_groups, mean_lanes;
 };
-
-__device__ __forceinline__ std::uint32_t pack_f16(float low, float high) {
-  const __half2 packed = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&packed);
-}
-
-__device__ __forceinline__ float2 unpack_f16(std::uint32_t packed) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&packed));
-}
-
-// e^(i theta t) for t = half_positions / 2, by exact reduction in 0.64 fixed point.
-__device__ __forceinline__ float2 phase(std::uint64_t half_turns, std::int64_t half_positions) {
-  const std::uint64_t turns = half_turns * static_cast<std::uint64_t>(half_positions);
-  const float angle = static_cast<float>(static_cast<std::int32_t>(turns >> 32)) * 0x1.921fb6p-30f;
-  return make_float2(__cosf(angle), __sinf(angle));
-}
 
 // Of a tile: [r][e + 2 half] of key slot 32 half + 8 r + 2 t + e.
 using Bias = float[4][4];

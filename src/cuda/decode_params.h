@@ -10,7 +10,8 @@ namespace gtq::cuda {
 
 inline constexpr int kRows = 8;  // query rows of a tile: (row, head of the group) pairs
 inline constexpr int kSummaryBytes = 16;
-inline constexpr int kTermFloats = 3 * kCells;  // of a page (decode_terms.cuh)
+inline constexpr int kMostStaticSharedBytes = 2560;  // of a decode kernel
+inline constexpr int kTermFloats = 3 * kCells;       // of a page (decode_terms.cuh)
 
 // Tiles of a thread block. The teams of value heads of 256 dims do not fit shared memory.
 GTQ_HD constexpr int most_tiles(int head_dim_v) { return head_dim_v <= 128 ? 2 : 1; }

@@ -8,7 +8,6 @@
 namespace gtq::cuda {
 namespace {
 
-constexpr int kStaticSharedBytes = 2560;  // of the kernel itself, at most
 constexpr int kFewestWarps = 2;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -50,7 +49,7 @@ bool choose_warps(const Layer::Impl& layer, int n_tiles, int n_stages, DecodePar
   const int team = team_warps(p.layer.head_dim_v, n_tiles);
   for (p.n_warps = most_warps(p.layer.head_dim_v, n_tiles); p.n_warps >= std::max(kFewestWarps, team);
        p.n_warps -= team) {
-    if (total_bytes(p) + kStaticSharedBytes <= layer.max_shared_bytes) return true;
+    if (total_bytes(p) + kMostStaticSharedBytes <= layer.max_shared_bytes) return true;
   }
   return false;
 }

@@ -1,12 +1,12 @@
 // Online softmax of a warp in log2 units, with fixed-point weights for the 8-bit product with the values.
 //
-//   v_j = u_j - m + 13                 u_j: log2 logit, m: reference of the row
+//   v_j = u_j - m + 15                 u_j: log2 logit, m: reference of the row
 //   s_j = v_j + log2(value norm_j)     size of a key's contribution
 //   w_j = 2^(s_j)                      rounded to 16 bits; s_j <= 16 always
 //   l   = sum of 2^(v_j)               f32
 // m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole
 // bits. Values of small norm (attention sinks have them) thus do not cost the others precision. The caller
-// makes v_j with the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
+// makes v_j with the current m (offset = 15 - m, added where it costs nothing); the rare move corrects them.
 // State per lane and tile: row g; all four lanes of a row agree on m, each sums l and o over its own keys or
 // dims.
 #pragma once
@@ -17,25 +17,35 @@
 
 namespace gtq::cuda {
 
-inline constexpr float kWeightBits = 12.9993f;
+inline constexpr float kWeightBits = 14.9993f;
 inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
-inline constexpr int kHalvePages = 256;  // pages of full weights that an int32 sum holds twice
+inline constexpr int kCarryPages = 256;  // full weights and levels of so many pages add less than 2^29 to a sum
 
 // kDims: of the values, those of the warp.
 template <int kDims>
 struct SoftmaxState {
   float offset = 0, l = 0;
-  float most = kNoReference;  // s_j above this move the reference; kMostBits once there is one
-  int until_halved = kHalvePages;
-  int o[kDims / 8][4] = {};  // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
+  float most = kNoReference;        // s_j above this move the reference; kMostBits once there is one
+  int until_carried = kCarryPages;  // pages; -1: high sums have become large, the reference is to rise
+  int o[kDims / 8][4] = {};         // dims 8 i + 2 t + e: [e] high bytes, [2 + e] low bytes of the weights
 
   __device__ __forceinline__ float reference() const {
     return most == kNoReference ? kNoReference : kWeightBits - offset;
   }
 };
 
-// Raises the reference by `by` whole bits, at least 0.
+// Whether kCarryPages more would not surely fit.
+template <int kDims>
+__device__ __forceinline__ bool is_full(const SoftmaxState<kDims>& state) {
+  int largest = 0;
+#pragma unroll
+  for (int i = 0; i < kDims / 4; ++i) largest = max(largest, abs(state.o[i / 2][i % 2]));
+  return largest > 1 << 30;
+}
+
+// Raises the reference by `by` whole bits, at least 0; low sums are below 256 then, the rest is in the high
+// ones.
 template <int kDims>
 __device__ __forceinline__ void raise(SoftmaxState<kDims>& state, float by) {
   state.offset -= by;
@@ -88,13 +98,13 @@ template <int kDims>
 __device__ __forceinline__ void make_room(float (&v)[16], const float* log_norms, int lane,
                                           SoftmaxState<kDims>& state) {
   const float largest = largest_size(v, log_norms, lane);
-  const bool halve = state.until_halved == 0;
-  --state.until_halved;
-  if (!__any_sync(~0u, largest > state.most) && !halve) return;
-  const float by = move_reference(state, largest_of_row(largest), halve);
+  const bool carries = state.until_carried <= 0, halves = state.until_carried < 0;
+  --state.until_carried;
+  if (!__any_sync(~0u, largest > state.most) && !carries) return;
+  const float by = move_reference(state, largest_of_row(largest), halves);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] -= by;
-  if (halve) state.until_halved = kHalvePages - 1;
+  if (carries) state.until_carried = __any_sync(~0u, is_full(state)) ? -1 : kCarryPages - 1;
 }
 
 // weights: A fragments [half][a0..a3] of w.

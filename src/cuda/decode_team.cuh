@@ -43,10 +43,10 @@ __device__ __forceinline__ void put_weights(const float (&v)[kTiles][16], const 
   }
 }
 
-// largest: of the lane's s_j, per tile.
+// largest: of the lane's s_j, per tile. halves: whether sums of this warp are full.
 template <int VD, int kTiles>
 __device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, const float (&largest)[kTiles],
-                                                bool halve, int lane, float (&v)[kTiles][16],
+                                                bool halves, int lane, float (&v)[kTiles][16],
                                                 TeamState<VD, kTiles>& state) {
   constexpr int kWarps = Team<VD, kTiles>::kWarps;
   __shared__ float of_warps[most_warps(VD, kTiles)][kTiles * kRows];
@@ -55,7 +55,7 @@ __device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, co
     const float of_row = largest_of_row(largest[tile]);
     if (lane % 4 == 0) of_warps[team.index * kWarps + team.part][tile * kRows + lane / 4] = of_row;
   }
-  team.any(false);
+  const bool all_halve = team.any(halves);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
     float of_row = kExcluded;
@@ -63,7 +63,7 @@ __device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, co
     for (int k = 0; k < kWarps; ++k) {
       of_row = fmaxf(of_row, of_warps[team.index * kWarps + k][tile * kRows + lane / 4]);
     }
-    const float by = move_reference(state[tile], of_row, halve);
+    const float by = move_reference(state[tile], of_row, all_halve);
 #pragma unroll
     for (int i = 0; i < 16; ++i) v[tile][i] -= by;
   }
@@ -75,9 +75,10 @@ __device__ __forceinline__ void share_weights(const Team<VD, kTiles>& team, bool
                                               int lane, float (&v)[kTiles][16], TeamState<VD, kTiles>& state,
                                               uint4* weights) {
   constexpr int kWarps = Team<VD, kTiles>::kWarps;
-  const bool halve = state[0].until_halved < kWarps;
-  state[0].until_halved = (halve ? kHalvePages : state[0].until_halved) - kWarps;
-  bool moves = halve;
+  int& until_carried = state[0].until_carried;  // of all tiles
+  const bool carries = until_carried < kWarps, halves = until_carried < 0;
+  until_carried -= kWarps;
+  bool moves = carries;
   float largest[kTiles];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
@@ -91,13 +92,19 @@ __device__ __forceinline__ void share_weights(const Team<VD, kTiles>& team, bool
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) l[tile] = state[tile].l;
     if (some) put_weights(v, terms.value_norms, lane, l, weights);
-    copy_over_fence();
+    async_proxy_fence();
     if (!team.any(moves)) {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) state[tile].l = l[tile];
       return;
     }
-    move_references(team, largest, halve, lane, v, state);
+    move_references(team, largest, halves, lane, v, state);
+    if (carries) {
+      bool full = false;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) full |= is_full(state[tile]);
+      until_carried = __any_sync(~0u, full) ? -1 : kCarryPages - kWarps;
+    }
     moves = false;
   }
 }

@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
   clear_lines(tile, kCells * d * 2);
   __syncthreads();
   if (key) {
-    decode_keys(p.layer, head, shared, positions, RowTile{tile, d});
+    dequantize_keys(p.layer, head, shared, positions, RowTile{tile, d});
   } else {
-    decode_values(p.layer, head, shared, positions, RowTile{tile, d});
+    dequantize_values(p.layer, head, shared, positions, RowTile{tile, d});
   }
   __syncthreads();
   const long long left = p.n_cells - static_cast<long long>(blockIdx.x) * kCells;
@@ -80,7 +80,9 @@ void dequantize(const Layer& layer, const Cache& cache, std::int64_t first_page,
   const int page_bytes = static_cast<int>(std::max(impl.view.key_bytes, impl.view.value_bytes));
   const int d = std::max(impl.view.head_dim_k, impl.view.head_dim_v);
   const int shared_bytes = page_bytes + kCells * d * 2;
-  check(cudaFuncSetAttribute(dequantize_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+  constexpr int kMostDims = kMaxGroups * 16, kMostPageBytes = kCells * (kMostDims * kMaxWidth / 8 + 1);
+  check(cudaFuncSetAttribute(dequantize_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             kCells * kMostDims * 2 + kMostPageBytes),
         "reserve shared memory for dequantize");
   const dim3 grid(static_cast<unsigned>((n_cells + kCells - 1) / kCells), impl.view.n_kv_heads, 2);
   dequantize_kernel<<<grid, kThreads, shared_bytes, stream>>>(p);

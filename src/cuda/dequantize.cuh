@@ -9,14 +9,14 @@
 
 #include <cuda_fp16.h>
 
-#include "cuda/decode_mean.cuh"
 #include "cuda/hadamard.cuh"
 #include "cuda/page_codes.cuh"
+#include "cuda/phase.cuh"
 
 namespace gtq::cuda {
 
-__device__ __forceinline__ void decode_codes(const CodecTable& codec, int width,
-                                             const std::uint8_t (&codes)[16], float (&x)[16]) {
+__device__ __forceinline__ void dequantize_codes(const CodecTable& codec, int width,
+                                                 const std::uint8_t (&codes)[16], float (&x)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) x[i] = codec.centroids[width - 1][codes[i]];
   hadamard_own(x);
@@ -24,14 +24,14 @@ __device__ __forceinline__ void decode_codes(const CodecTable& codec, int width,
 
 // One quant_group of the key of a cell.
 template <typename Tile>
-__device__ void decode_key_group(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
-                                 int cell, int group, int position, const Tile& tile) {
+__device__ void dequantize_key_group(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
+                                     int cell, int group, int position, const Tile& tile) {
   const std::uint8_t norm_byte = page[head.key_bytes - kCells + cell];
   const int width = head.widths[group], d = layer.head_dim_k;
   std::uint8_t codes[16];
   float x[16];
   get_key_codes(page + 128 * sum_of_widths(head.widths, group), width, cell, codes);
-  decode_codes(*layer.codec, width, codes, x);
+  dequantize_codes(*layer.codec, width, codes, x);
   const float norm = layer.codec->key_norms.norms[norm_byte & 127] * 0.25f;
   const float* means = head.mean_keys + (norm_byte >> 7) * d;
 #pragma unroll
@@ -52,21 +52,21 @@ __device__ void decode_key_group(const LayerView& layer, const HeadTable& head, 
 
 // By all threads of the block. positions: of the page's cells, kEmptyCell where one holds no token.
 template <typename Tile>
-__device__ void decode_keys(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
-                            const int* positions, const Tile& tile) {
+__device__ void dequantize_keys(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
+                                const int* positions, const Tile& tile) {
   const int n_items = kCells * layer.head_dim_k / 16;
   for (int i = static_cast<int>(threadIdx.x); i < n_items; i += static_cast<int>(blockDim.x)) {
     const int cell = i % kCells;
     if (positions[cell] != kEmptyCell) {
-      decode_key_group(layer, head, page, cell, i / kCells, positions[cell], tile);
+      dequantize_key_group(layer, head, page, cell, i / kCells, positions[cell], tile);
     }
   }
 }
 
 // Likewise; n_lanes lanes of a warp do one value.
 template <typename Tile>
-__device__ void decode_values(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
-                              const int* positions, const Tile& tile) {
+__device__ void dequantize_values(const LayerView& layer, const HeadTable& head, const std::uint8_t* page,
+                                  const int* positions, const Tile& tile) {
   const int d = layer.head_dim_v, n_used = d / 16, width = layer.v_width, n_points = d & -d;
   int n_lanes = 1;
   while (n_lanes < n_used) n_lanes *= 2;
@@ -76,7 +76,7 @@ __device__ void decode_values(const LayerView& layer, const HeadTable& head, con
     std::uint8_t codes[16] = {};
     float x[16];
     if (lane < n_used) get_value_codes(page, d, width, cell, lane, codes);
-    decode_codes(*layer.codec, width, codes, x);
+    dequantize_codes(*layer.codec, width, codes, x);
     for (int bit = 1; bit < n_points / 16; bit *= 2) hadamard_lanes(x, bit, lane);
     if (lane >= n_used || positions[cell] == kEmptyCell) continue;
     const float norm =

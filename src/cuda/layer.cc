@@ -291,6 +291,10 @@ void read_device_limits(Layer::Impl& impl) {
   check(cudaDeviceGetAttribute(&impl.n_sms, cudaDevAttrMultiProcessorCount, device), "read GPU properties");
   check(cudaDeviceGetAttribute(&impl.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "read GPU properties");
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "read GPU properties");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "read GPU properties");
+  impl.compute_capability = 10 * major + minor;
 }
 
 }  // namespace
@@ -303,6 +307,13 @@ void check_launch(const char* kernel) {
   const cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess) {
     throw Error(fmt::format("cannot start the GPU kernel {}: {}", kernel, cudaGetErrorString(status)));
+  }
+}
+
+void check_heads(const Layer::Impl& layer, int n_q_heads) {
+  if (n_q_heads <= 0 || n_q_heads % layer.view.n_kv_heads != 0) {
+    throw Error(fmt::format("{} query heads cannot share {} KV heads: a multiple of these is needed", n_q_heads,
+                            layer.view.n_kv_heads));
   }
 }
 

@@ -19,7 +19,11 @@ struct Layer::Impl {
   LayerView view{};
   Luts luts{};
   int n_sms = 0;
-  int max_shared_bytes = 0;  // of a thread block
+  int max_shared_bytes = 0;    // of a thread block
+  int compute_capability = 0;  // 90: 9.0
 };
+
+// Throws gtq::Error where query heads cannot be dealt out to the layer's KV heads.
+void check_heads(const Layer::Impl& layer, int n_q_heads);
 
 }  // namespace gtq::cuda

@@ -13,28 +13,32 @@ namespace gtq::cuda {
 namespace {
 
 constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // times query heads
+constexpr std::int64_t kMostChunkKeys = kMostChunkTiles * std::int64_t{64};
 
 int padded_dims(const LayerView& layer) {
   const int d = std::max(layer.head_dim_k, layer.head_dim_v);
   return d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-void check_call(const PrefillCall& call) {
-  const LayerView& layer = call.layer->impl().view;
-  if (call.n_q_heads <= 0 || call.n_q_heads % layer.n_kv_heads != 0) {
-    throw Error("the number of query heads must be a multiple of the number of KV heads");
-  }
-  if (call.n_rows < 0 || call.kv_len < 0) throw Error("prefill needs a number of rows and of keys");
-  if (call.n_rows * call.n_q_heads > kMostRows)
+// What the size of the workspace depends on.
+void check_shape(const PrefillCall& call) {
+  check_heads(call.layer->impl(), call.n_q_heads);
+  if (call.n_rows < 0) throw Error("the number of query rows is negative");
+  if (call.n_rows * call.n_q_heads > kMostRows) {
     throw Error("prefill takes at most 2^30 rows times heads; pass fewer rows");
-  if (call.causal && call.n_rows > call.kv_len)
-    throw Error("causal rows are the last of the sequence; there are more rows than keys");
-  if (call.sm_scale <= 0.0f) throw Error("prefill needs a positive scale of the logits");
-  const int dims = padded_dims(layer);
-  if (call.chunk_keys <= 0 || call.chunk_keys % 128 != 0 ||
-      call.chunk_keys > kMostChunkTiles * tile_keys(dims)) {
+  }
+  if (call.chunk_keys <= 0 || call.chunk_keys % 128 != 0 || call.chunk_keys > kMostChunkKeys) {
     throw Error("chunks of prefill are multiples of 128 keys, at most 16384");
   }
+}
+
+void check_call(const PrefillCall& call) {
+  check_shape(call);
+  if (call.kv_len < 0) throw Error("the number of keys is negative");
+  if (call.causal && call.n_rows > call.kv_len) {
+    throw Error("causal rows are the last of the sequence; there are more rows than keys");
+  }
+  if (call.sm_scale <= 0.0f) throw Error("prefill needs a positive scale of the logits");
   if (call.workspace == nullptr) throw Error("prefill needs a workspace");
 }
 
@@ -56,7 +60,7 @@ Workspace plan_workspace(const PrefillCall& call) {
   Workspace w{};
   w.present = n_tiles * layer.n_kv_heads * 2 * half_tile_bytes(dims);
   w.kinds = w.present + round_up(n_tiles * sizeof(uint4));
-  w.state = w.kinds + (call.mask != nullptr ? round_up(n_tiles * n_query_tiles(call)) : 0);
+  w.state = w.kinds + round_up(n_tiles * n_query_tiles(call));
   w.bytes = w.state + round_up(static_cast<std::size_t>(call.n_rows) * call.n_q_heads * sizeof(float2));
   return w;
 }
@@ -94,13 +98,14 @@ template <int kDims>
 void make_tiles(const PrefillParams& p, Stream stream) {
   const LayerView& layer = p.layer;
   const int shared_bytes = kCells * kDims * 2 + static_cast<int>(std::max(layer.key_bytes, layer.value_bytes));
+  constexpr int kMostPageBytes = kCells * (kDims * kMaxWidth / 8 + 1);
   check(cudaFuncSetAttribute(prefill_tiles_kernel<kDims>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shared_bytes),
+                             kCells * kDims * 2 + kMostPageBytes),
         "reserve shared memory for prefill");
   const dim3 pages(p.n_tiles * tile_keys(kDims) / kCells, layer.n_kv_heads, 2);
   prefill_tiles_kernel<kDims><<<pages, kTileThreads, shared_bytes, stream>>>(p);
   if (p.call.mask != nullptr) {
-    prefill_kinds_kernel<kDims><<<dim3(p.n_tiles, n_query_tiles(p.call)), kTileThreads, 0, stream>>>(p);
+    prefill_kinds_kernel<kDims><<<dim3(n_query_tiles(p.call), p.n_tiles), kTileThreads, 0, stream>>>(p);
   }
   check_launch("prefill tiles");
 }
@@ -128,18 +133,17 @@ void run_chunks(PrefillKernel kernel, const PrefillCall& call, Stream stream) {
 
 }  // namespace
 
-PrefillKernel best_prefill_kernel() {
+PrefillKernel best_prefill_kernel([[maybe_unused]] const Layer& layer) {
 #ifdef GTQ_CUDA_HAS_SM90A
-  int device = 0, major = 0, minor = 0;
-  check(cudaGetDevice(&device), "find the GPU");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "ask the GPU what it is");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "ask the GPU what it is");
-  if (major == 9 && minor == 0) return PrefillKernel::kSm90;
+  if (layer.impl().compute_capability == 90) return PrefillKernel::kSm90;
 #endif
   return PrefillKernel::kSm80;
 }
 
-std::size_t prefill_workspace_bytes(const PrefillCall& call) { return plan_workspace(call).bytes; }
+std::size_t prefill_workspace_bytes(const PrefillCall& call) {
+  check_shape(call);
+  return plan_workspace(call).bytes;
+}
 
 void prefill_with(PrefillKernel kernel, const PrefillCall& call, Stream stream) {
   check_call(call);
@@ -154,6 +158,8 @@ void prefill_with(PrefillKernel kernel, const PrefillCall& call, Stream stream) 
   }
 }
 
-void prefill(const PrefillCall& call, Stream stream) { prefill_with(best_prefill_kernel(), call, stream); }
+void prefill(const PrefillCall& call, Stream stream) {
+  prefill_with(best_prefill_kernel(*call.layer), call, stream);
+}
 
 }  // namespace gtq::cuda

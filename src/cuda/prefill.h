@@ -10,7 +10,7 @@ enum class PrefillKernel {
   kSm90,  // compute capability 9.0, in builds for 90a
 };
 
-PrefillKernel best_prefill_kernel();
+PrefillKernel best_prefill_kernel(const Layer& layer);
 void prefill_with(PrefillKernel kernel, const PrefillCall& call, Stream stream);
 
 }  // namespace gtq::cuda

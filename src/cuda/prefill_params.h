@@ -1,7 +1,7 @@
 // Prefill: tiles of f16 keys and values, and what its kernels are given.
 //
-// A chunk of the context at a time is dequantized to tiles of n_keys() neighbouring keys, [kv_head][tile]:
-//   keys     [slab of 64 dims][key][64 dims]     n_keys() * dims halves
+// A chunk of the context at a time is dequantized to tiles of tile_keys() neighbouring keys, [kv_head][tile]:
+//   keys     [slab of 64 dims][key][64 dims]     tile_keys() * dims halves
 //   values   [slab of 64 dims][key][64 dims]     the same
 // The 64 dims of a key (128 bytes, 8 chunks of 16) have chunk c at place c ^ (key % 8): what tensor cores of
 // sm_90 call the 128-byte swizzle, and free of bank conflicts for ldmatrix. dims is 64, 128 or 256 and holds

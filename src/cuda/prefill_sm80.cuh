@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm80, 1)
   const std::uint32_t queries = shared_address(shared), keys = queries + kQueryTile * kDims * 2;
   const std::uint32_t values = keys + kStepKeys * kDims * 2;
   const std::uint8_t* tiles = p.tiles + static_cast<long long>(kv_head) * p.n_tiles * 2 * kHalfBytes;
-  const auto tile_at = [&](int i) { return tiles + static_cast<long long>(list[i].tile) * 2 * kHalfBytes; };
+  const auto tile_at = [&](int i) { return tiles + static_cast<long long>(list[i].tile()) * 2 * kHalfBytes; };
 
   const LaneRows rows{kv_head, query_tile * kQueryTile + warp * 16, lane};
   RowState state;
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kPrefillThreadsSm80, 1)
       } else {
         copy_commit();
       }
-      const bool is_mixed = list[i].is_mixed;
-      if (is_mixed) shape_logits<kStepKeys, kShaped>(p, rows, list[i], kKeys, step * kStepKeys, s);
+      const bool is_mixed = list[i].is_mixed();
+      if (is_mixed) mixed_logits<kStepKeys, kShaped>(p, rows, list[i].tile(), kKeys, step * kStepKeys, s);
       rescale(o, weigh(s, is_mixed ? 1.0f : p.call.sm_scale * kLog2E, state));
       pack_weights(s, weights);
       copy_wait<1>();

@@ -1,7 +1,8 @@
 // Prefill attention of a chunk on sm_90a: warpgroup matrix products, tiles brought by bulk copies.
 //
-// Grid: (query tile, kv_head). 9 warps: two warpgroups with 64 of the 128 query rows each, and one warp that
-// copies tiles ahead. Shared memory: queries, two stages of {keys, values}, the list of tiles.
+// Grid: (query tile, kv_head). Three warpgroups: two with 64 of the 128 query rows each and 240 registers a
+// thread, and one, with 24, of which a lane copies tiles ahead. Shared memory: queries, two stages of {keys,
+// values}, the list of tiles.
 //
 //   warpgroup, tile i:   S = Q K_i^T             in the tensor cores
 //                        O += P_(i-1) V_(i-1)    behind it
@@ -51,7 +52,7 @@ __device__ __forceinline__ void copy_tiles(const std::uint8_t* tiles, const Tile
   for (int i = 0; i < n_entries; ++i) {
     const int stage = i % kPrefillStages;
     const std::uint32_t parity = i / kPrefillStages % 2;
-    const std::uint8_t* tile = tiles + static_cast<long long>(list[i].tile) * 2 * kHalfBytes;
+    const std::uint8_t* tile = tiles + static_cast<long long>(list[i].tile()) * 2 * kHalfBytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t full = shared_address(&barriers.full[half][stage]);
@@ -111,6 +112,7 @@ class WarpgroupAttention {
     products.start_logits(0, s);
     give_turn(group);
     products_wait<0>();
+    settle(s);
     release(0, 0);
     const float2 first = weigh_tile(0);
     finish_tile(first);
@@ -125,9 +127,11 @@ class WarpgroupAttention {
       products.start_values((i - 1) % kPrefillStages, weights, o);
       give_turn(group);
       products_wait<1>();
+      settle(s);
       release(0, i);
       const float2 factors = weigh_tile(i);
       products_wait<0>();
+      settle(o);
       release(1, i - 1);
       finish_tile(factors);
     }
@@ -137,6 +141,7 @@ class WarpgroupAttention {
     products.start_values((n_entries - 1) % kPrefillStages, weights, o);
     if (group == 0) give_turn(group);
     products_wait<0>();
+    settle(o);
   }
 
   __device__ __forceinline__ void store() { store_state(p, rows, state, o); }
@@ -151,8 +156,8 @@ class WarpgroupAttention {
   }
 
   __device__ __forceinline__ float2 weigh_tile(int i) {
-    if (!list[i].is_mixed) return weigh(s, p.call.sm_scale * kLog2E, state);
-    shape_logits<kKeys, kShaped>(p, rows, list[i], kKeys, 0, s);
+    if (!list[i].is_mixed()) return weigh(s, p.call.sm_scale * kLog2E, state);
+    mixed_logits<kKeys, kShaped>(p, rows, list[i].tile(), kKeys, 0, s);
     return weigh(s, 1.0f, state);
   }
 
@@ -198,7 +203,7 @@ __global__ void __launch_bounds__(kPrefillThreadsSm90, 1)
   }
   if (group < 2) {
     load_queries<kDims>(p, kv_head, query_tile * kQueryTile, 2 * kGroupThreads, shared);
-    copy_over_fence();
+    async_proxy_fence();
   }
   __syncthreads();
   std::uint8_t* stages = shared + kQueryBytes;
@@ -216,6 +221,8 @@ __global__ void __launch_bounds__(kPrefillThreadsSm90, 1)
     attention.attend(group, n_entries);
     attention.store();
   }
+#else
+  __trap();  // best_prefill_kernel() does not choose it
 #endif
 }
 

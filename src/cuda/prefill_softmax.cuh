@@ -7,18 +7,25 @@
 // its own keys.
 #pragma once
 
-#include <cuda_fp16.h>
-
+#include "cuda/f16.cuh"
 #include "cuda/logits.cuh"
 #include "cuda/prefill_params.h"
 #include "cuda/ptx.cuh"
 
 namespace gtq::cuda {
 
-struct TileEntry {
-  uint4 present;
-  int tile;
-  bool is_mixed;
+// Tiles of a chunk that a thread block visits: number, and whether it is mixed.
+class TileEntry {
+ public:
+  __device__ __forceinline__ TileEntry() {}
+  __device__ __forceinline__ TileEntry(int tile, bool is_mixed)
+      : bits_(static_cast<std::uint16_t>(tile | (is_mixed ? kMixedBit : 0))) {}
+  __device__ __forceinline__ int tile() const { return bits_ & (kMixedBit - 1); }
+  __device__ __forceinline__ bool is_mixed() const { return (bits_ & kMixedBit) != 0; }
+
+ private:
+  static constexpr int kMixedBit = 1 << 15;
+  std::uint16_t bits_;
 };
 
 // Cells of the sequence that a row may see.
@@ -56,7 +63,7 @@ __device__ __forceinline__ int list_tiles(const PrefillParams& p, int query_tile
     }
     const std::uint32_t visited = __ballot_sync(~0u, kind != TileKind::kUnseen);
     if (kind != TileKind::kUnseen) {
-      list[n + __popc(visited & ((1u << lane) - 1))] = {present, tile, kind == TileKind::kMixed};
+      list[n + __popc(visited & ((1u << lane) - 1))] = {tile, kind == TileKind::kMixed};
     }
     n += __popc(visited);
   }
@@ -93,11 +100,11 @@ struct LaneRows {
 // Products of kKeys keys of a tile, from `first_key` on, -> logits in log2 units, -inf for keys that a row must
 // not see.
 template <int kKeys, bool kShaped>
-__device__ __forceinline__ void shape_logits(const PrefillParams& p, const LaneRows& warp,
-                                             const TileEntry& entry, int tile_n_keys, int first_key,
-                                             float (&s)[kKeys / 2]) {
-  const long long first_cell = p.first_cell + static_cast<long long>(entry.tile) * tile_n_keys + first_key;
-  const std::uint32_t words[4] = {entry.present.x, entry.present.y, entry.present.z, entry.present.w};
+__device__ __forceinline__ void mixed_logits(const PrefillParams& p, const LaneRows& warp, int tile,
+                                             int tile_n_keys, int first_key, float (&s)[kKeys / 2]) {
+  const long long first_cell = p.first_cell + static_cast<long long>(tile) * tile_n_keys + first_key;
+  const uint4 present = p.present[tile];
+  const std::uint32_t words[4] = {present.x, present.y, present.z, present.w};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const QueryRow row = warp.row(p, half);
@@ -177,8 +184,7 @@ template <int N>
 __device__ __forceinline__ void pack_weights(const float (&s)[N], std::uint32_t (&weights)[N / 2]) {
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) {
-    const __half2 pair = __floats2half2_rn(s[2 * i], s[2 * i + 1]);
-    weights[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    weights[i] = pack_f16(s[2 * i], s[2 * i + 1]);
   }
 }
 
@@ -252,19 +258,15 @@ __device__ __forceinline__ void load_queries(const PrefillParams& p, int kv_head
   constexpr int kChunks = kDims / 8;
   for (int i = static_cast<int>(threadIdx.x); i < kQueryTile * kChunks; i += n_threads) {
     const int in_tile = i / kChunks, dim = i % kChunks * 8, m = first_m + in_tile;
-    __half2 chunk[4] = {};
+    uint4 chunk = make_uint4(0, 0, 0, 0);
     if (m < p.n_m && dim < p.layer.head_dim_k) {
       const float* q = p.call.q + m / p.group * p.call.q_row_stride +
                        (kv_head * p.group + m % p.group) * p.call.q_head_stride;
       const float4 a = *reinterpret_cast<const float4*>(q + dim),
                    b = *reinterpret_cast<const float4*>(q + dim + 4);
-      chunk[0] = __floats2half2_rn(a.x, a.y);
-      chunk[1] = __floats2half2_rn(a.z, a.w);
-      chunk[2] = __floats2half2_rn(b.x, b.y);
-      chunk[3] = __floats2half2_rn(b.z, b.w);
+      chunk = make_uint4(pack_f16(a.x, a.y), pack_f16(a.z, a.w), pack_f16(b.x, b.y), pack_f16(b.z, b.w));
     }
-    *reinterpret_cast<uint4*>(shared + slab_byte(in_tile, dim, kQueryTile)) =
-        *reinterpret_cast<const uint4*>(chunk);
+    *reinterpret_cast<uint4*>(shared + slab_byte(in_tile, dim, kQueryTile)) = chunk;
   }
 }
 

@@ -1,4 +1,6 @@
-// Makes the tiles of a chunk, and says what each is to the rows of a mask.
+// Makes the tiles of a chunk from its pages, and says what each is to the rows of a mask. Tiles as
+// prefill_params.h has them; their numbers are those of dequantize.cuh, zeros for empty cells and behind the
+// end of the sequence.
 #pragma once
 
 #include "cuda/dequantize.cuh"
@@ -15,7 +17,7 @@ struct SlabTile {
   }
 };
 
-// Of the page behind place `index` of the sequence.
+// The page with number `index` in the sequence.
 __device__ __forceinline__ long long page_of(const PrefillParams& p, long long index) {
   return p.call.pages != nullptr ? p.call.pages[index] : p.call.first_page + index;
 }
@@ -54,12 +56,12 @@ __global__ void __launch_bounds__(kTileThreads) prefill_tiles_kernel(const __gri
       copy_lines(bytes, p.call.cache.key_pages + page * p.layer.key_page_bytes + head.key_offset,
                  static_cast<int>(head.key_bytes));
       __syncthreads();
-      decode_keys(p.layer, head, bytes, positions, slabs);
+      dequantize_keys(p.layer, head, bytes, positions, slabs);
     } else {
       copy_lines(bytes, p.call.cache.value_pages + page * p.layer.value_page_bytes + head.value_offset,
                  static_cast<int>(head.value_bytes));
       __syncthreads();
-      decode_values(p.layer, head, bytes, positions, slabs);
+      dequantize_values(p.layer, head, bytes, positions, slabs);
     }
   }
   __syncthreads();
@@ -78,12 +80,12 @@ __global__ void __launch_bounds__(kTileThreads) prefill_tiles_kernel(const __gri
   }
 }
 
-// Grid: (tile, query tile). What the mask leaves of a tile.
+// Grid: (query tile, tile). What the mask leaves of a tile.
 template <int kDims>
 __global__ void __launch_bounds__(kTileThreads) prefill_kinds_kernel(const __grid_constant__ PrefillParams p) {
   constexpr int kKeys = tile_keys(kDims);
-  const RowSpan rows = rows_of_tile(p, static_cast<int>(blockIdx.y));
-  const long long first_cell = p.first_cell + static_cast<long long>(blockIdx.x) * kKeys;
+  const RowSpan rows = rows_of_tile(p, static_cast<int>(blockIdx.x));
+  const long long first_cell = p.first_cell + static_cast<long long>(blockIdx.y) * kKeys;
   const long long left = p.call.kv_len - first_cell;
   const int n_cells = left < kKeys ? static_cast<int>(left) : kKeys;
   bool any_seen = false, all_plain = true;
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(kTileThreads) prefill_kinds_kernel(const __gri
   }
   const bool is_seen = __syncthreads_or(any_seen) != 0, is_plain = __syncthreads_and(all_plain) != 0;
   if (threadIdx.x == 0) {
-    p.kinds[static_cast<long long>(blockIdx.y) * p.n_tiles + blockIdx.x] = !is_seen   ? TileKind::kUnseen
+    p.kinds[static_cast<long long>(blockIdx.x) * p.n_tiles + blockIdx.y] = !is_seen   ? TileKind::kUnseen
                                                                            : is_plain ? TileKind::kSeen
                                                                                       : TileKind::kMixed;
   }

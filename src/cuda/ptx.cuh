@@ -95,8 +95,9 @@ __device__ __forceinline__ bool barrier_any(int barrier, int n_threads, bool val
   return any != 0;
 }
 
-// What this thread wrote to shared memory is before bulk copies to the same place that follow a barrier.
-__device__ __forceinline__ void copy_over_fence() {
+// What this thread wrote to shared memory is before what bulk copies write and tensor cores read there behind a
+// barrier.
+__device__ __forceinline__ void async_proxy_fence() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif

@@ -23,7 +23,9 @@ struct AttentionShape {
   bool with_positions = false;  // positions that jump, empty cells
   bool mixed_means = false;
   bool with_mask = false, with_sinks = false;
-  bool causal = false;  // by itself, on top of a mask
+  bool causal = false;     // by itself, on top of a mask
+  int window = 0;          // the mask: 0 for so many cells before a row's own, -inf else
+  bool blind_row = false;  // the mask excludes all cells of row 1
   float softcap = 0, alibi = 0, q_sigma = 1;
   int repeats = 1;  // the whole pages of a sequence follow each other so often: the output stays the same
 };
@@ -140,10 +142,14 @@ class AttentionCase {
     for (int b = 0; b < batch_; ++b) {
       for (int r = 0; r < shape_.n_rows; ++r) {
         for (std::int64_t j = 0; j < shape_.kv_lens[b]; ++j) {
-          const bool seen = j < shape_.kv_lens[b] - shape_.n_rows + r + 1 && random_int(random_, 0, 6) != 0;
-          if (seen)
-            mask_[(b * shape_.n_rows + r) * stride + j] =
-                static_cast<std::uint16_t>(0x8000 | random_int(random_, 0, 0x4000));
+          const std::int64_t own = shape_.kv_lens[b] - shape_.n_rows + r;
+          if (j > own || (shape_.blind_row && r == 1)) continue;
+          std::uint16_t& bias = mask_[(b * shape_.n_rows + r) * stride + j];
+          if (shape_.window > 0) {
+            if (j > own - shape_.window) bias = 0;
+          } else if (random_int(random_, 0, 6) != 0) {
+            bias = static_cast<std::uint16_t>(0x8000 | random_int(random_, 0, 0x4000));
+          }
         }
       }
     }

@@ -15,7 +15,8 @@ class DecodeCase : public AttentionCase {
   using AttentionCase::AttentionCase;
 
   bool begins_early = false;
-  bool feeds_back = false;  // the output of a launch are the queries of the next
+  bool feeds_back = false;                               // the output of a launch are the queries of the next
+  std::shared_ptr<DeviceArray<std::uint8_t>> workspace;  // made by the first run if there is none
 
   // The output of the last of n_launches, which follow each other on the stream.
   std::vector<float> run(cudaStream_t stream = nullptr, int n_launches = 1) {
@@ -51,11 +52,11 @@ class DecodeCase : public AttentionCase {
     call.logit_softcap = shape_.softcap;
     call.alibi_max_bias = shape_.alibi;
     call.begins_early = begins_early;
-    if (workspace_ == nullptr) {
-      workspace_ = std::make_unique<DeviceArray<std::uint8_t>>(cuda::decode_workspace_bytes(call));
-      workspace_->fill(0);
+    if (workspace == nullptr) {
+      workspace = std::make_shared<DeviceArray<std::uint8_t>>(cuda::decode_workspace_bytes(call));
+      workspace->fill(0);
     }
-    call.workspace = workspace_->data();
+    call.workspace = workspace->data();
     expect_ok(cudaDeviceSynchronize());
     float *from = q.data(), *to = out.data();
     for (int i = 0; i < n_launches; ++i) {
@@ -66,9 +67,6 @@ class DecodeCase : public AttentionCase {
     }
     return (call.out == out.data() ? out : q).download();
   }
-
- private:
-  std::unique_ptr<DeviceArray<std::uint8_t>> workspace_;
 };
 
 void check(const Shape& shape, unsigned seed) {
@@ -166,6 +164,22 @@ TEST(CudaDecode, EarlyLaunchesSeeWhatTheOneBeforeWrote) {
   }
 }
 
+// Sums of other calls, with as many splits or not, stay in it.
+TEST(CudaDecode, CallsOfOtherShapesShareAWorkspace) {
+  GTQ_NEEDS_GPU();
+  DecodeCase cases[] = {{{128, 128, 16, 2, 1, {8192}, {3, 3}, 0.25f}, 81},
+                        {{128, 128, 16, 2, 3, {3000, 500, 64}, {3, 3}, 0.25f}, 82},
+                        {{64, 64, 32, 2, 1, {20000}, {2, 2}, 0.25f}, 83}};
+  std::vector<std::vector<float>> want;
+  for (DecodeCase& one : cases) want.push_back(one.run());
+  const auto shared = std::make_shared<DeviceArray<std::uint8_t>>(std::size_t{16} << 20);
+  shared->fill(0);
+  for (int i = 0; i < 9; ++i) {
+    cases[i % 3].workspace = shared;
+    EXPECT_EQ(cases[i % 3].run(nullptr, 1 + i % 2), want[i % 3]) << i;
+  }
+}
+
 // Two tiles of 8 (row, head) pairs per thread block, the last one full or not, of several thread blocks.
 TEST(CudaDecode, TwoTiles) {
   GTQ_NEEDS_GPU();
@@ -217,12 +231,12 @@ TEST(CudaDecode, ManyPagesPerThreadBlock) {
   for (const int n_heads : {4, 16}) {
     for (const int head_dim : {64, 96, 128, 256}) {
       Shape shape{head_dim, head_dim, n_heads, 1, 1, {}, {3, 3}};
-      for (int b = 0; b < 140; ++b) shape.kv_lens.push_back(1 + 97 * b % 2100);
+      for (int b = 0; b < 70; ++b) shape.kv_lens.push_back(1 + 97 * b % 2100);
       check(shape, seed++);
     }
-    Shape shape{128, 128, n_heads, 1, 1, std::vector<std::int64_t>(140, 128), {3, 3}};
+    Shape shape{128, 128, n_heads, 1, 1, std::vector<std::int64_t>(70, 128), {3, 3}};
     shape.with_positions = true;  // those of the pages, so that copies are alike
-    shape.repeats = 1700;         // 3,400 pages: over 256 a warp and team, whose sums are halved then
+    shape.repeats = 18000;        // 36,000 pages, 3,000 a warp, 12,000 a team: sums are carried, and halved
     check(shape, seed++);
   }
 }

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "cpu/random_layer.h"
@@ -83,6 +84,40 @@ inline double relative_l2(const std::vector<float>& got, const std::vector<doubl
     norm += want[i] * want[i];
   }
   return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
+}
+
+// The largest of the rows of n numbers.
+inline double worst_row_l2(const std::vector<float>& got, const std::vector<double>& want, int n) {
+  double worst = 0;
+  for (std::size_t i = 0; i < want.size(); i += n) {
+    const auto first = static_cast<std::ptrdiff_t>(i), last = first + n;
+    worst = std::max(worst, relative_l2({got.begin() + first, got.begin() + last},
+                                        {want.begin() + first, want.begin() + last}));
+  }
+  return worst;
+}
+
+// Runs what `record` puts on a stream: as it comes, or twice from a CUDA graph.
+template <typename Record>
+void run_on_stream(bool captured, Record record) {
+  cudaStream_t stream;
+  expect_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  if (captured) {
+    cudaGraph_t graph;
+    cudaGraphExec_t replay;
+    expect_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    record(stream);
+    expect_ok(cudaStreamEndCapture(stream, &graph));
+    expect_ok(cudaGraphInstantiate(&replay, graph, 0));
+    for (int i = 0; i < 2; ++i) expect_ok(cudaGraphLaunch(replay, stream));
+    expect_ok(cudaStreamSynchronize(stream));
+    expect_ok(cudaGraphExecDestroy(replay));
+    expect_ok(cudaGraphDestroy(graph));
+  } else {
+    record(stream);
+    expect_ok(cudaStreamSynchronize(stream));
+  }
+  expect_ok(cudaStreamDestroy(stream));
 }
 
 // Token rows of all heads, cell after cell, and what they decode to.

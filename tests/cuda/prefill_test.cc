@@ -13,13 +13,15 @@ using cuda::PrefillKernel;
 
 // Relative L2 against double on numbers rounded to f16 as the kernels round them (left over: weights in f16),
 // and on the numbers themselves.
-constexpr double kTolerance = 1e-3, kToleranceOfHalves = 2e-3;
+constexpr double kTolerance = 5e-4, kToleranceOfHalves = 1.5e-3, kToleranceOfRows = 5e-3;
 
 class PrefillCase : public AttentionCase {
  public:
   using AttentionCase::AttentionCase;
 
-  std::vector<float> run(PrefillKernel kernel, std::int64_t chunk_keys) {
+  PrefillKernel best_kernel() const { return cuda::best_prefill_kernel(tables_); }
+
+  std::vector<float> run(PrefillKernel kernel, std::int64_t chunk_keys, bool captured = false) {
     DeviceArray<float> q(q_), out(out_size());
     DeviceArray<std::uint16_t> mask(mask_);
     DeviceArray<float> sinks(sinks_);
@@ -50,7 +52,7 @@ class PrefillCase : public AttentionCase {
     workspace.fill(0xff);
     call.workspace = workspace.data();
     expect_ok(cudaDeviceSynchronize());
-    cuda::prefill_with(kernel, call, nullptr);
+    run_on_stream(captured, [&](cudaStream_t stream) { cuda::prefill_with(kernel, call, stream); });
     return out.download();
   }
 };
@@ -58,7 +60,7 @@ class PrefillCase : public AttentionCase {
 void check(const Shape& shape, unsigned seed, std::int64_t chunk_keys = 1024) {
   PrefillCase test(shape, seed);
   const std::vector<double> want = test.expected(), want_in_f16 = test.expected(true);
-  for (const PrefillKernel kernel : {PrefillKernel::kSm80, cuda::best_prefill_kernel()}) {
+  for (const PrefillKernel kernel : {PrefillKernel::kSm80, test.best_kernel()}) {
     const std::vector<float> got = test.run(kernel, chunk_keys);
     const double error = relative_l2(got, want), error_in_f16 = relative_l2(got, want_in_f16);
     std::printf("  seed %u, kernel %d, head_dim %d/%d, heads %d/%d, rows %d, keys %lld: %.2e, f16 %.2e\n", seed,
@@ -66,7 +68,8 @@ void check(const Shape& shape, unsigned seed, std::int64_t chunk_keys = 1024) {
                 shape.n_rows, static_cast<long long>(shape.kv_lens[0]), error, error_in_f16);
     EXPECT_LT(error, kToleranceOfHalves) << seed;
     EXPECT_LT(error_in_f16, kTolerance) << seed;
-    EXPECT_EQ(test.run(kernel, chunk_keys), got) << "not deterministic, seed " << seed;
+    EXPECT_LT(worst_row_l2(got, want_in_f16, shape.head_dim_v), kToleranceOfRows) << seed;
+    EXPECT_EQ(test.run(kernel, chunk_keys, true), got) << "not the same from a graph, seed " << seed;
   }
 }
 
@@ -118,6 +121,45 @@ TEST(CudaPrefill, PositionsThatJump) {
   check(shape, 42);
 }
 
+// The lists of tiles at their longest, the usual chunk.
+TEST(CudaPrefill, LongChunks) {
+  GTQ_NEEDS_GPU();
+  check({128, 128, 3, 1, 2, {9000}, {3, 3}, 0.3f}, 61, 8192);
+  check({256, 256, 2, 1, 2, {17000}, {3, 3}, 0.3f}, 62, 16384);
+}
+
+// Masks of 0 and -inf: tiles that no row sees, that all do, and borders.
+TEST(CudaPrefill, CausalAndWindowMasks) {
+  GTQ_NEEDS_GPU();
+  Shape shape{128, 128, 2, 1, 300, {1500}, {3, 3}, 0.3f};
+  shape.with_mask = true;
+  for (const int window : {100000, 700, 64}) {
+    shape.window = window;
+    check(shape, 70, 256);
+    shape.alibi = 8;
+    check(shape, 71, 4096);
+    shape.alibi = 0;
+  }
+  shape.window = 0;
+  shape.blind_row = true;
+  check(shape, 72, 512);
+  shape.with_sinks = true;
+  check(shape, 73, 512);
+}
+
+TEST(CudaPrefill, LargeLogits) {
+  GTQ_NEEDS_GPU();
+  Shape shape{128, 128, 6, 1, 40, {2000}, {4, 4}, 0.5f};
+  shape.q_sigma = 10;
+  PrefillCase test(shape, 81);
+  const std::vector<double> want = test.expected(true);
+  for (const PrefillKernel kernel : {PrefillKernel::kSm80, test.best_kernel()}) {
+    const double error = relative_l2(test.run(kernel, 1024), want);
+    std::printf("  kernel %d: %.2e\n", static_cast<int>(kernel), error);
+    EXPECT_LT(error, 5e-3);  // what keys turned in f32 and rounded differ from those in double, tenfold
+  }
+}
+
 TEST(CudaPrefill, RandomShapes) {
   GTQ_NEEDS_GPU();
   for (unsigned seed = 100; seed < 130; ++seed) {
@@ -148,7 +190,10 @@ TEST(CudaPrefill, RefusesWhatItCannotDo) {
   Shape shape{128, 128, 4, 2, 16, {100}, {3, 3}, 0.3f};
   PrefillCase test(shape, 51);
   EXPECT_THROW(test.run(PrefillKernel::kSm80, 100), Error);
-  EXPECT_THROW(test.run(PrefillKernel::kSm80, 1 << 20), Error);
+  EXPECT_THROW(test.run(PrefillKernel::kSm80, 2 * 16384), Error);
+  Shape heads = shape;
+  heads.n_q_heads = 5;
+  EXPECT_THROW(PrefillCase(heads, 53).run(PrefillKernel::kSm80, 128), Error);
   shape.causal = true;
   shape.n_rows = 101;
   EXPECT_THROW(PrefillCase(shape, 52).run(PrefillKernel::kSm80, 128), Error);

@@ -1,0 +1,15 @@
+// Turns of rope_blocks at a position.
+#pragma once
+
+#include <cstdint>
+
+namespace gtq::cuda {
+
+// e^(i theta t) for t = half_positions / 2, by exact reduction in 0.64 fixed point.
+__device__ __forceinline__ float2 phase(std::uint64_t half_turns, std::int64_t half_positions) {
+  const std::uint64_t turns = half_turns * static_cast<std::uint64_t>(half_positions);
+  const float angle = static_cast<float>(static_cast<std::int32_t>(turns >> 32)) * 0x1.921fb6p-30f;
+  return make_float2(__cosf(angle), __sinf(angle));
+}
+
+}  // namespace gtq::cuda
