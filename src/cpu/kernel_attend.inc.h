@@ -14,41 +14,6 @@
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
 // against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu).
 
-// ---- quantized operands
-
-constexpr float kMaxQuantized = 32639.0f;  // 127 * 256 + 127
-constexpr float kMaxSum = 2147000000.0f;
-
-// Numbers per unit such that n numbers with these bounds fit 16 bits each and their dot product with levels 32.
-float quantizer_scale(float largest, float sum_of_magnitudes) {
-  const float by_number = kMaxQuantized / largest, by_sum = kMaxSum / (128.0f * sum_of_magnitudes);
-  return by_number < by_sum ? by_number : by_sum;
-}
-
-// Row m of n numbers that levels are to be multiplied by, in the form for few or for many pairs.
-GTQ_INLINE void pack_row(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads,
-                         void* bias) {
-  if (n_pairs > kBlockPairs) return pack_many(x, n, scale, m, n_pairs, quads, bias);
-  static_cast<Bias*>(bias)[m] = pack_quads(x, n, scale, quads + m, n_pairs);
-}
-
-void quantize_queries(const PageJob& job) {
-  const Scratch& s = job.scratch;
-  const int n = job.n_rows * job.n_heads, head_dim = job.head->head_dim_k;
-  for (int m = 0; m < n; ++m) {
-    const float* query = s.query + static_cast<std::size_t>(m) * head_dim;
-    float largest = 1e-30f, sum = 1e-30f;
-    for (int i = 0; i < head_dim; ++i) {
-      const float magnitude = __builtin_fabsf(query[i]);
-      largest = magnitude > largest ? magnitude : largest;
-      sum += magnitude;
-    }
-    const float scale = quantizer_scale(largest, sum);
-    s.query_step[m] = 1.0f / scale;
-    pack_row(query, head_dim, scale, m, n, s.query_quads, s.query_bias);
-  }
-}
-
 // ---- softmax
 
 // Logits of row m with softcap and masks; returns their maximum.
@@ -164,7 +129,7 @@ void clear_state(const PageJob& job) {
 
 void attend_tiles(const PageJob& job) {
   clear_state(job);
-  quantize_queries(job);
+  prepare_pairs(job);
   PhaseWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
