@@ -107,9 +107,6 @@ void finish_tile(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
 void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
   PageView& view = tile->views[tile->n_pages];
   view.page = page;
-  const std::int64_t ahead = page + kTilePages * job.page_step;
-  prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset);
-  prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset);
   if (!load_cells(job, &view) || !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, &view)) return;
   load_norms(job, job.key_pages + page * job.key_page_stride, job.value_pages + page * job.value_page_stride,
              &view);
@@ -127,13 +124,24 @@ void clear_state(const PageJob& job) {
   for (std::size_t i = 0; i < n * job.head->head_dim_v; ++i) job.out[i] = 0.0f;
 }
 
+// The first tile; later ones are prefetched while the tile before is attended.
+void prefetch_first_tile(const PageJob& job, std::int64_t n_pages) {
+  for (int t = 0; t < kTilePages; ++t) {
+    const std::int64_t page = job.first_page + t * job.page_step;
+    if (page >= n_pages) return;
+    prefetch_lines(job.key_pages + page * job.key_page_stride, job.head->key_norm_offset + kPageCells);
+    prefetch_lines(job.value_pages + page * job.value_page_stride, job.head->value_norm_offset + kPageCells);
+  }
+}
+
 void attend_tiles(const PageJob& job) {
+  const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
+  prefetch_first_tile(job, n_pages);
   clear_state(job);
   prepare_pairs(job);
   PhaseWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
-  const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) {
     add_page(job, page, &tile);
     if (tile.n_pages == kTilePages) {
