@@ -93,21 +93,19 @@ constexpr std::size_t round_up(std::size_t n, std::size_t multiple) {
 }
 
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
-  std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
+  std::size_t n_padded = 0, n_fast = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
     const MeanTables& mean = head->table_set.tables().mean;
     n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
     n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
-    n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
   Scratch s;
   s.query = carver.take<float>(std::max(head_dim, 2 * n_padded));
   s.mean_c = carver.take<float>(kMeanKeys * pairs * 2 * n_padded);
   s.factors = carver.take<float>(kMeanRows * (2 * n_fast + kChebyshev));
-  s.smooth = carver.take<float>(kMeanRows * 2 * n_smooth);
-  s.mean_out = carver.take<float*>(kMeanRows);
-  s.phase_step = carver.take<float>(4 * n_padded);
+  s.walked_c = carver.take<float>(pairs * 2 * n_padded);
+  s.step_phases = carver.take<float>(kTilePages * 4 * n_padded);
   s.phase = carver.take<float>(kTilePages * 4 * n_padded);
   s.angles = carver.take<float>(2 * n_padded * kHalfPage);
   s.mean0 = carver.take<float>(pairs * kPageCells);

@@ -22,9 +22,10 @@ inline constexpr int kTileCells = kTilePages * kPageCells;
 inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
 inline constexpr int kMeanRows = 16;            // (page, pair) rows whose mean terms are computed at a time
 // A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
-// polynomials the error is below 2e-7 of its magnitude.
-inline constexpr double kSmoothRadians = 4.5;
-inline constexpr double kLowRadians = 0.8;  // below it the polynomials of order 0 .. 7 are as exact
+// polynomials the error is below 4e-6 of its magnitude, 2e-7 for one that turns less than 5.
+inline constexpr double kSmoothRadians = 6.2;
+// Below this one the polynomials of order 0 .. 7 do, with errors below 1e-6.
+inline constexpr double kLowRadians = 1.2;
 
 // Centred rope_blocks of a head, fast ones first, then smooth ones, faster ones first; both lists padded to 16
 // with zeros. With c turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
@@ -39,9 +40,10 @@ struct MeanTables {
   int fast_rows, n_basis;     // n_fast rounded up to even; rows of a basis, 8 polynomials with them
   const float* even;          // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
   const float* odd;           // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
-  int n_high, n_low;  // smooth ones that need all orders, and those after them that do with 0 .. 7; of fours
-  const float* all_orders;  // [n_high][8][even order of cos, odd order of -sin]
-  const float* low_orders;  // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
+  int n_high;                 // smooth ones that need all orders, rounded up to fours
+  int n_low;                  // those after them that do with 0 .. 7; with them rounded up to eights
+  const float* all_orders;    // [n_high][8][even order of cos, odd order of -sin]
+  const float* low_orders;    // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
 };
 
 // Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
@@ -89,14 +91,13 @@ struct PageStart {
 struct Scratch {
   float* query;  // [max(head_dim_k, 2 n_padded)] of one pair
   // Of the mean terms, with pairs of numbers per rope_block.
-  float* mean_c;      // [kMeanKeys][M][n_padded] re, im of c
-  float* factors;     // [kMeanRows][fast_padded + 8] of the even and the odd basis row
-  float* smooth;      // [kMeanRows][n_padded - fast_padded] re, im of c turned to the page
-  float** mean_out;   // [kMeanRows]
-  float* phase;       // [kTilePages] of the pages: [cos, cos | -sin, sin][n_padded]
-  float* phase_step;  // the same of a step from page to page
-  float* angles;      // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
-  float* mean0;       // [M][64]
+  float* mean_c;       // [kMeanKeys][M][n_padded] re, im of c
+  float* factors;      // [kMeanRows][fast_padded + 8] of the even and the odd basis row
+  float* walked_c;     // [M][n_padded] re, im of c turned to some page
+  float* phase;        // [kTilePages] of the pages: [cos, cos | -sin, sin][n_padded]
+  float* step_phases;  // [kTilePages] the same of 1 .. kTilePages steps from page to page
+  float* angles;       // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
+  float* mean0;        // [M][64]
 
   float* logits;     // [M][kTileCells]
   float* mask;       // [rows_capacity][kTileCells]

@@ -73,7 +73,7 @@ void softmax_tile(const PageJob& job, const Tile& tile, int m) {
 
 // ---- tiles
 
-void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+void tile_logits(const PageJob& job, const Tile& tile, MeanWalk* walk) {
   const int n = job.n_rows * job.n_heads;
   const bool add = job.head->mean.n_padded > 0;
   mean_terms(job, tile, walk);
@@ -97,7 +97,7 @@ void tile_values(const PageJob& job, const Tile& tile) {
   });
 }
 
-void finish_tile(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+void finish_tile(const PageJob& job, const Tile& tile, MeanWalk* walk) {
   tile_logits(job, tile, walk);
   for (int m = 0; m < job.n_rows * job.n_heads; ++m) softmax_tile(job, tile, m);
   tile_values(job, tile);
@@ -139,7 +139,7 @@ void attend_tiles(const PageJob& job) {
   prefetch_first_tile(job, n_pages);
   clear_state(job);
   prepare_pairs(job);
-  PhaseWalk walk = start_walk(job);
+  MeanWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
   for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) {

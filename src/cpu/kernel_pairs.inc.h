@@ -6,13 +6,9 @@
 // Sums of lanes kHalf apart, then their differences.
 template <int kHalf>
 GTQ_INLINE vf butterfly(vf x) {
-  vi other;
   vf sign;
-  for (int i = 0; i < kLanes; ++i) {
-    other[i] = i ^ kHalf;
-    sign[i] = (i & kHalf) == 0 ? 1.0f : -1.0f;
-  }
-  return sign * x + __builtin_shuffle(x, other);
+  for (int i = 0; i < kLanes; ++i) sign[i] = (i & kHalf) == 0 ? 1.0f : -1.0f;
+  return sign * x + exchanged<kHalf>(x);
 }
 
 template <int kHalf = 1>

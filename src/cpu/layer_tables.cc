@@ -131,7 +131,7 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
   const int n_high = round_up(
       static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; })),
       4);
-  const int n_low = std::max(0, round_up(n_smooth, 4) - n_high);
+  const int n_low = round_up(n_smooth, 8) - n_high;
   all_orders_.assign(static_cast<std::size_t>(n_high) * kChebyshev, 0.0f);
   low_orders_.assign(static_cast<std::size_t>(n_low) / 2 * kChebyshev, 0.0f);
   for (int n = 0; n < n_smooth; ++n) {
