@@ -124,19 +124,8 @@ void clear_state(const PageJob& job) {
   for (std::size_t i = 0; i < n * job.head->head_dim_v; ++i) job.out[i] = 0.0f;
 }
 
-// The first tile; later ones are prefetched while the tile before is attended.
-void prefetch_first_tile(const PageJob& job, std::int64_t n_pages) {
-  for (int t = 0; t < kTilePages; ++t) {
-    const std::int64_t page = job.first_page + t * job.page_step;
-    if (page >= n_pages) return;
-    prefetch_lines(job.key_pages + page * job.key_page_stride, job.head->key_norm_offset + kPageCells);
-    prefetch_lines(job.value_pages + page * job.value_page_stride, job.head->value_norm_offset + kPageCells);
-  }
-}
-
 void attend_tiles(const PageJob& job) {
   const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
-  prefetch_first_tile(job, n_pages);
   clear_state(job);
   prepare_pairs(job);
   MeanWalk walk = start_walk(job);

@@ -51,10 +51,6 @@ GTQ_INLINE void prefetch(const void* p) {
 #endif
 }
 
-GTQ_INLINE void prefetch_lines(const std::uint8_t* p, std::size_t n_bytes) {
-  for (std::size_t i = 0; i < n_bytes; i += 64) prefetch(p + i);
-}
-
 GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 
