@@ -24,7 +24,7 @@ constexpr std::size_t kAlign = 64;
 
 static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
               offsetof(PagePositions::Page, regular) == offsetof(PageStart, regular));
-static_assert(kPageTokens == kPageCells);
+static_assert(kPageTokens == kPageCells && kMeans == kMeanKeys);
 
 // Hands out aligned pieces of the workspace; with a null base it only counts.
 class Carver {
