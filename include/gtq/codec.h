@@ -53,8 +53,6 @@ class KeyCodec {
   int nearer_mean(const float* key, const float* means) const;
   // The residual only, in coded (slot) order, before the norm: codebook values. [head_dim]
   void unpack(const std::uint8_t* row, float* centroids) const;
-  // out[slot] such that residual part of the logit = key_norm * sum_slot out[slot] * centroid[slot].
-  void transform_query(const float* query, float* out) const;
 
  private:
   const HeadPlan& plan_;
@@ -62,7 +60,6 @@ class KeyCodec {
   std::size_t row_bytes_;
   std::vector<float> group_weight_;  // [n_groups]
   std::vector<float> signs_;         // [head_dim]
-  std::vector<float> query_gain_;    // [head_dim] sign / scale
 };
 
 class ValueCodec {

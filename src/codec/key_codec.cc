@@ -38,10 +38,7 @@ KeyCodec::KeyCodec(const HeadPlan& plan, const Rope& rope)
   // Only ratios matter: keep them in a range where sums of squares neither overflow nor vanish.
   const float largest = *std::max_element(group_weight_.begin(), group_weight_.end());
   for (float& weight : group_weight_) weight = largest > 0.0f ? weight / largest : 1.0f;
-  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
-    signs_.push_back(rotation_sign(0, slot));
-    query_gain_.push_back(signs_[slot] / plan.scale[slot]);
-  }
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) signs_.push_back(rotation_sign(0, slot));
 }
 
 void KeyCodec::turn_means(const float* turn, float* means) const {
@@ -131,13 +128,6 @@ void KeyCodec::decode(const std::uint8_t* row, std::int32_t position, float* key
     const int dim = plan_.dims[slot];
     key[dim] = mean[dim] + norm * signs_[slot] * y[slot] / plan_.scale[slot];
   }
-}
-
-void KeyCodec::transform_query(const float* query, float* out) const {
-  for (int slot = 0; slot < plan_.head_dim_k; ++slot) {
-    out[slot] = query_gain_[slot] * query[plan_.dims[slot]];
-  }
-  for (int slot = 0; slot < plan_.head_dim_k; slot += kGroupDims) hadamard(out + slot, kGroupDims);
 }
 
 }  // namespace gtq

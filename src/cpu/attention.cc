@@ -24,7 +24,7 @@ constexpr std::size_t kAlign = 64;
 
 static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
               offsetof(PagePositions::Page, regular) == offsetof(PageStart, regular));
-static_assert(kPageTokens == kPageCells);
+static_assert(kPageTokens == kPageCells && kMeans == kMeanKeys);
 
 // Hands out aligned pieces of the workspace; with a null base it only counts.
 class Carver {
@@ -93,21 +93,19 @@ constexpr std::size_t round_up(std::size_t n, std::size_t multiple) {
 }
 
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
-  std::size_t n_padded = 0, n_fast = 0, n_smooth = 0;  // padded
+  std::size_t n_padded = 0, n_fast = 0;  // padded
   for (const auto& head : call.codec->impl().heads) {
     const MeanTables& mean = head->table_set.tables().mean;
     n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
     n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
-    n_smooth = std::max<std::size_t>(n_smooth, mean.n_padded - mean.fast_padded);
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
   Scratch s;
-  s.query = carver.take<float>(pairs * head_dim);
-  s.mean_c = carver.take<float>(kMeans * pairs * 2 * n_padded);
+  s.query = carver.take<float>(std::max(head_dim, 2 * n_padded));
+  s.mean_c = carver.take<float>(kMeanKeys * pairs * 2 * n_padded);
   s.factors = carver.take<float>(kMeanRows * (2 * n_fast + kChebyshev));
-  s.smooth = carver.take<float>(kMeanRows * 2 * n_smooth);
-  s.mean_out = carver.take<float*>(kMeanRows);
-  s.phase_step = carver.take<float>(4 * n_padded);
+  s.walked_c = carver.take<float>(pairs * 2 * n_padded);
+  s.step_phases = carver.take<float>(kTilePages * 4 * n_padded);
   s.phase = carver.take<float>(kTilePages * 4 * n_padded);
   s.angles = carver.take<float>(2 * n_padded * kHalfPage);
   s.mean0 = carver.take<float>(pairs * kPageCells);
@@ -129,8 +127,9 @@ struct ThreadSpace {
   Scratch scratch;
   Partial partial;
   float* slopes;
-  float* row;      // one output row before and after the rotation
-  Partial* parts;  // [n_splits]
+  Partial* parts;           // [n_splits]
+  const float** part_outs;  // [n_splits] and their weights in the output row of a pair
+  float* weights;
 };
 
 ThreadSpace take_thread(Carver& carver, const AttentionCall& call, const Split& split) {
@@ -138,8 +137,9 @@ ThreadSpace take_thread(Carver& carver, const AttentionCall& call, const Split& 
   space.scratch = take_scratch(carver, call, split);
   space.partial = take_partial(carver, call, split);
   space.slopes = carver.take<float>(call.n_q_heads);
-  space.row = carver.take<float>(call.codec->head_dim_v());
   space.parts = carver.take<Partial>(split.n_splits);
+  space.part_outs = carver.take<const float*>(split.n_splits);
+  space.weights = carver.take<float>(split.n_splits);
   return space;
 }
 
@@ -164,26 +164,6 @@ void fill_slopes(const AttentionCall& call, float* slopes) {
   for (int h = 0; h < n; ++h) {
     slopes[h] =
         h < n2 ? std::pow(m0, static_cast<float>(h + 1)) : std::pow(m1, static_cast<float>(2 * (h - n2) + 1));
-  }
-}
-
-// Query of pair m in slot space, and its products with the mean keys.
-void prepare_pair(const AttentionCall& call, const LayerCodec::Impl::Head& head, const float* q, int m,
-                  int pairs, const Scratch& scratch) {
-  const HeadTables& tables = head.table_set.tables();
-  float* query = scratch.query + static_cast<std::size_t>(m) * tables.head_dim_k;
-  head.key_codec.transform_query(q, query);
-  for (int slot = 0; slot < tables.head_dim_k; ++slot) query[slot] *= head.query_gain[slot] * call.sm_scale;
-  const MeanTables& mean = tables.mean;
-  const int n = mean.n_padded;
-  for (int c = 0; c < kMeans; ++c) {
-    float* product = scratch.mean_c + (static_cast<std::size_t>(c) * pairs + m) * 2 * n;
-    for (int i = 0; i < n; ++i) {
-      const float q_re = call.sm_scale * q[mean.first[i]], q_im = call.sm_scale * q[mean.second[i]];
-      const float mu_re = mean.mean_re[c * n + i], mu_im = mean.mean_im[c * n + i];
-      product[2 * i] = q_re * mu_re + q_im * mu_im;
-      product[2 * i + 1] = q_re * mu_im - q_im * mu_re;
-    }
   }
 }
 
@@ -213,6 +193,10 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.page_step = split.n_splits;
   job.n_rows = static_cast<int>(std::min<std::int64_t>(split.rows_per_item, call.n_rows - first_row));
   job.n_heads = split.group;
+  job.q = at(call.q, call.q_row_stride, call.q_head_stride, first_row, kv_head * split.group);
+  job.q_row_stride = call.q_row_stride;
+  job.q_head_stride = call.q_head_stride;
+  job.sm_scale = call.sm_scale;
   if (call.mask != nullptr) job.mask = at(call.mask, call.mask_row_stride, 0, first_row, 0);
   job.mask_row_stride = call.mask_row_stride;
   job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
@@ -221,38 +205,32 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.row_max = partial.row_max;
   job.row_sum = partial.row_sum;
   job.out = partial.out;
-  const int pairs = job.n_rows * job.n_heads;
-  for (int m = 0; m < pairs; ++m) {
-    const float* q = at(call.q, call.q_row_stride, call.q_head_stride, first_row + m / split.group,
-                        kv_head * split.group + m % split.group);
-    prepare_pair(call, head, q, m, pairs, space.scratch);
-  }
   kernel.attend_pages(job);
 }
 
 // Merges the parts of pair m of an item, adds the sink, leaves the rotated value space.
-void finish_pair(const AttentionCall& call, const Split& split, const Partial* parts, int item, int m,
-                 float* row) {
+void finish_pair(const Kernel& kernel, const AttentionCall& call, const Split& split, const ThreadSpace& space,
+                 int item, int m) {
   const int kv_head = item / split.n_row_blocks;
   const int q_head = kv_head * split.group + m % split.group;
   const std::int64_t r =
       static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item + m / split.group;
-  const LayerCodec::Impl::Head& head = *call.codec->impl().heads[kv_head];
-  const int head_dim = call.codec->head_dim_v();
+  const Partial* parts = space.parts;
   float top = call.sinks != nullptr ? call.sinks[q_head] : -std::numeric_limits<float>::infinity();
   for (int s = 0; s < split.n_splits; ++s) top = std::max(top, parts[s].row_max[m]);
   float sum = call.sinks != nullptr ? std::exp(call.sinks[q_head] - top) : 0.0f;
-  std::fill_n(row, head_dim, 0.0f);
   for (int s = 0; s < split.n_splits; ++s) {
-    if (parts[s].row_sum[m] == 0.0f) continue;
-    const float weight = std::exp(parts[s].row_max[m] - top);
-    sum += weight * parts[s].row_sum[m];
-    const float* out = parts[s].out + static_cast<std::size_t>(m) * head_dim;
-    for (int i = 0; i < head_dim; ++i) row[i] += weight * out[i];
+    const float part_sum = parts[s].row_sum[m];
+    space.weights[s] = part_sum == 0.0f ? 0.0f : std::exp(parts[s].row_max[m] - top);
+    sum += space.weights[s] * part_sum;
+    space.part_outs[s] = parts[s].out + static_cast<std::size_t>(m) * call.codec->head_dim_v();
   }
-  const float gain = sum > 0.0f ? head.table_set.tables().v_gain / sum : 0.0f;
-  for (int i = 0; i < head_dim; ++i) row[i] *= gain;
-  head.value_codec.untransform(row, at(call.out, call.out_row_stride, call.out_head_stride, r, q_head));
+  for (int s = 0; s < split.n_splits; ++s) space.weights[s] *= sum > 0.0f ? 1.0f / sum : 0.0f;
+  kernel.finish_pair({.head = &call.codec->impl().heads[kv_head]->table_set.tables(),
+                      .n_parts = split.n_splits,
+                      .parts = space.part_outs,
+                      .weights = space.weights,
+                      .out = at(call.out, call.out_row_stride, call.out_head_stride, r, q_head)});
 }
 
 int pairs_of(const AttentionCall& call, const Split& split, int item) {
@@ -282,18 +260,18 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
     const int item = static_cast<int>(unit / split.n_splits), s = static_cast<int>(unit % split.n_splits);
     const Partial partial = split.n_splits == 1 ? space.partial : part_of(item, s);
     run_item(kernel, call, split, space, item, s, partial);
+    space.parts[0] = partial;
     for (int m = 0; split.n_splits == 1 && m < pairs_of(call, split, item); ++m) {
-      finish_pair(call, split, &partial, item, m, space.row);
+      finish_pair(kernel, call, split, space, item, m);
     }
   }
   if (split.n_splits == 1) return;
   barrier.wait(n_threads);
-  Partial* const all = space.parts;
   std::int64_t pair = 0;
   for (int item = 0; item < split.n_items; ++item) {
-    for (int s = 0; s < split.n_splits; ++s) all[s] = part_of(item, s);
+    for (int s = 0; s < split.n_splits; ++s) space.parts[s] = part_of(item, s);
     for (int m = 0; m < pairs_of(call, split, item); ++m, ++pair) {
-      if (pair % n_threads == thread) finish_pair(call, split, all, item, m, space.row);
+      if (pair % n_threads == thread) finish_pair(kernel, call, split, space, item, m);
     }
   }
 }

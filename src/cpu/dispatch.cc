@@ -34,18 +34,18 @@ std::vector<Kernel> find_supported() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni")) {
     if (tiles_granted()) {
-      kernels.push_back({"amx", attend_pages_amx, &kAvx2Encoder, multiply_amx});
+      kernels.push_back({"amx", attend_pages_amx, finish_pair_amx, &kAvx2Encoder, multiply_amx});
     }
-    kernels.push_back({"avx512", attend_pages_avx512, &kAvx2Encoder, multiply_avx512});
+    kernels.push_back({"avx512", attend_pages_avx512, finish_pair_avx512, &kAvx2Encoder, multiply_avx512});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
-    kernels.push_back({"avx2", attend_pages_avx2, &kAvx2Encoder, multiply_avx2});
+    kernels.push_back({"avx2", attend_pages_avx2, finish_pair_avx2, &kAvx2Encoder, multiply_avx2});
   }
 #elif defined(__aarch64__)
   if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0)
-    kernels.push_back({"neon", attend_pages_neon, &kPlainEncoder, multiply_neon});
+    kernels.push_back({"neon", attend_pages_neon, finish_pair_neon, &kPlainEncoder, multiply_neon});
 #endif
-  kernels.push_back({"generic", attend_pages_generic, &kPlainEncoder, multiply_generic});
+  kernels.push_back({"generic", attend_pages_generic, finish_pair_generic, &kPlainEncoder, multiply_generic});
   return kernels;
 }
 

@@ -13,6 +13,7 @@ namespace gtq::cpu {
 struct Kernel {
   std::string_view name;
   PageKernel attend_pages;
+  OutputKernel finish_pair;
   const RowEncoder* encoder = &kPlainEncoder;
   MultiplyLoop multiply = nullptr;
 };

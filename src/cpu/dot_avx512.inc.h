@@ -90,6 +90,10 @@ GTQ_INLINE Factors everywhere(const Quad* quad) {
   return {plane(0), plane(1)};
 }
 
+#if !defined(GTQ_KEEP_ORDER)  // emulated instructions work on no registers
+#define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
+#endif
+
 GTQ_INLINE void add_dots(Sums& sums, const Levels& levels, const Factors& factors) {
   __m512i high = _mm512_dpbusd_epi32(sums.high, levels.bytes, factors.high);
   __m512i low = _mm512_dpbusd_epi32(sums.low, levels.bytes, factors.low);

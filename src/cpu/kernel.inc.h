@@ -13,6 +13,7 @@
 #include "cpu/kernel_few.inc.h"
 #include "cpu/kernel_expand.inc.h"
 #include GTQ_MANY
+#include "cpu/kernel_pairs.inc.h"
 #include "cpu/kernel_gemm.inc.h"
 #include "cpu/kernel_mean.inc.h"
 #include "cpu/kernel_attend.inc.h"

@@ -6,8 +6,6 @@
 #if defined(__AMX_INT8__)
 #include <immintrin.h>
 
-#define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
-
 #define GTQ_DOT "cpu/dot_avx512.inc.h"
 #define GTQ_MANY "cpu/kernel_tiles.inc.h"
 
@@ -19,6 +17,7 @@ namespace {
 }  // namespace
 
 void attend_pages_amx(const PageJob& job) { attend_tiles(job); }
+void finish_pair_amx(const OutputJob& job) { finish_pair(job); }
 std::int64_t multiply_amx(std::int64_t n, int n_pairs) {
   return n_pairs > kBlockPairs ? multiply_by_tiles(n) : multiply(n);
 }

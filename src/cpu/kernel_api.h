@@ -13,7 +13,8 @@
 namespace gtq::cpu {
 
 inline constexpr int kPageCells = 64;
-inline constexpr int kPanel = 16;      // columns of a tile panel: keys of an output, or dims of values
+inline constexpr int kPanel = 16;  // columns of a tile panel: keys of an output, or dims of values
+inline constexpr int kMeanKeys = 2;
 inline constexpr int kChebyshev = 16;  // polynomials that stand for all smooth rope_blocks: 8 even, 8 odd
 inline constexpr int kHalfPage = 32;
 inline constexpr int kTilePages = 4;  // as many pages share one softmax step
@@ -21,26 +22,28 @@ inline constexpr int kTileCells = kTilePages * kPageCells;
 inline constexpr std::size_t kWordStride = 64;  // bytes between the words of a unit (page_layout.h)
 inline constexpr int kMeanRows = 16;            // (page, pair) rows whose mean terms are computed at a time
 // A rope_block is smooth when it turns less than this (radians) over half a page: with these Chebyshev
-// polynomials the error is below 2e-7 of its magnitude.
-inline constexpr double kSmoothRadians = 4.5;
-inline constexpr double kLowRadians = 0.8;  // below it the polynomials of order 0 .. 7 are as exact
+// polynomials the error is below 4e-6 of its magnitude, 2e-7 for one that turns less than 5.
+inline constexpr double kSmoothRadians = 6.2;
+// Below this one the polynomials of order 0 .. 7 do, with errors below 1e-6.
+inline constexpr double kLowRadians = 1.2;
 
 // Centred rope_blocks of a head, fast ones first, then smooth ones, faster ones first; both lists padded to 16
 // with zeros. With c turned to the middle of a page, its cells at distance x = 0.5 .. 31.5 on either side get
 //   sum_i re_i cos(theta_i x)  -+  sum_i im_i sin(theta_i x)
 // so one half of the page is the sum, the other the difference of an even and an odd part.
 struct MeanTables {
-  int n_fast, n_smooth;                 // without padding
-  int fast_padded, n_padded;            // fast list, both lists
-  const std::uint16_t *first, *second;  // [n_padded] dims of the rope_block
-  const float *mean_re, *mean_im;       // [2][n_padded]
-  const double* turns;                  // [n_padded] theta / 2 pi
-  int fast_rows, n_basis;               // n_fast rounded up to even; rows of a basis, 8 polynomials with them
-  const float* even;                    // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
-  const float* odd;                     // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
-  int n_high, n_low;  // smooth ones that need all orders, and those after them that do with 0 .. 7; of fours
-  const float* all_orders;  // [n_high][8][even order of cos, odd order of -sin]
-  const float* low_orders;  // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
+  int n_fast, n_smooth;       // without padding
+  int fast_padded, n_padded;  // fast list, both lists
+  const std::uint16_t* dims;  // [n_padded][2] of the rope_block
+  const float* means;         // [kMeanKeys][n_padded][re, im]
+  const double* turns;        // [n_padded] theta / 2 pi
+  int fast_rows, n_basis;     // n_fast rounded up to even; rows of a basis, 8 polynomials with them
+  const float* even;          // [2 panels][n_basis][16 x]: cos of fast ones, then T_0, T_2, ...
+  const float* odd;           // [2 panels][n_basis][16 x]: -sin of fast ones, then T_1, T_3, ...
+  int n_high;                 // smooth ones that need all orders, rounded up to fours
+  int n_low;                  // those after them that do with 0 .. 7; with them rounded up to eights
+  const float* all_orders;    // [n_high][8][even order of cos, odd order of -sin]
+  const float* low_orders;    // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
 };
 
 // Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
@@ -66,11 +69,14 @@ inline constexpr int kKeyNormOctaves = 3, kValueNormOctaves = 10;
 
 struct HeadTables {
   int head_dim_k, head_dim_v;
+  const std::uint16_t* query_dims;    // [head_dim_k] of slots
+  const float* query_gain;            // [head_dim_k] of slots, before the transform of 16
+  int rotation_dims;                  // of values
+  const float* output_gain;           // [head_dim_v] after the transform
   const std::uint8_t* widths;         // [head_dim_k / 16]
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  float v_gain;                                      // v_rms * step of the value codebook
   const float *key_norm_octave, *value_norm_octave;  // [16] norms of codes 16 * k...NormOctaves + 0 .. 15
   const CodeTable* codes;                            // [7] by width
   MeanTables mean;
@@ -83,16 +89,15 @@ struct PageStart {
 
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
 struct Scratch {
-  float* query;  // [M][head_dim_k] transformed, scaled                        (in)
+  float* query;  // [max(head_dim_k, 2 n_padded)] of one pair
   // Of the mean terms, with pairs of numbers per rope_block.
-  float* mean_c;      // [2 means][M][n_padded] re, im of c                             (in)
-  float* factors;     // [kMeanRows][fast_padded + 8] of the even and the odd basis row
-  float* smooth;      // [kMeanRows][n_padded - fast_padded] re, im of c turned to the page
-  float** mean_out;   // [kMeanRows]
-  float* phase;       // [kTilePages] of the pages: [cos, cos | -sin, sin][n_padded]
-  float* phase_step;  // the same of a step from page to page
-  float* angles;      // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
-  float* mean0;       // [M][64]
+  float* mean_c;       // [kMeanKeys][M][n_padded] re, im of c
+  float* factors;      // [kMeanRows][fast_padded + 8] of the even and the odd basis row
+  float* walked_c;     // [M][n_padded] re, im of c turned to some page
+  float* phase;        // [kTilePages] of the pages: [cos, cos | -sin, sin][n_padded]
+  float* step_phases;  // [kTilePages] the same of 1 .. kTilePages steps from page to page
+  float* angles;       // [2 panels][n_padded][cos, -sin][16] of the cells of half a page
+  float* mean0;        // [M][64]
 
   float* logits;     // [M][kTileCells]
   float* mask;       // [rows_capacity][kTileCells]
@@ -116,7 +121,10 @@ struct PageJob {
   std::int64_t kv_len;
   std::int64_t first_page, page_step;
 
-  int n_rows, n_heads;          // m = row * n_heads + head
+  int n_rows, n_heads;                      // m = row * n_heads + head
+  const float* q;                           // of the first row and head
+  std::size_t q_row_stride, q_head_stride;  // bytes
+  float sm_scale;
   const std::uint16_t* mask;    // of the first row, or null
   std::size_t mask_row_stride;  // bytes
   const float* slopes;          // [n_heads] or null
@@ -130,6 +138,17 @@ struct PageJob {
 };
 
 using PageKernel = void (*)(const PageJob& job);
+
+// The output row of a pair: the weighted sum of the `out` of its work items, back from the rotated value space.
+struct OutputJob {
+  const HeadTables* head;
+  int n_parts;
+  const float* const* parts;  // [n_parts], each [head_dim_v]
+  const float* weights;       // [n_parts]
+  float* out;                 // [head_dim_v]
+};
+
+using OutputKernel = void (*)(const OutputJob& job);
 
 // Does about n of the multiply-adds that the kernel makes for so many pairs, and nothing else
 // (kernel_multiply.inc.h); returns how many it were.

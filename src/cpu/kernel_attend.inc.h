@@ -14,41 +14,6 @@
 // Accuracy: query and weights have 15 bits and a sign; their rounding is the only error beyond f32. Relative L2
 // against double on the same bytes below 2e-4, tested at 3e-4 (tests/cpu).
 
-// ---- quantized operands
-
-constexpr float kMaxQuantized = 32639.0f;  // 127 * 256 + 127
-constexpr float kMaxSum = 2147000000.0f;
-
-// Numbers per unit such that n numbers with these bounds fit 16 bits each and their dot product with levels 32.
-float quantizer_scale(float largest, float sum_of_magnitudes) {
-  const float by_number = kMaxQuantized / largest, by_sum = kMaxSum / (128.0f * sum_of_magnitudes);
-  return by_number < by_sum ? by_number : by_sum;
-}
-
-// Row m of n numbers that levels are to be multiplied by, in the form for few or for many pairs.
-GTQ_INLINE void pack_row(const float* x, int n, float scale, int m, std::size_t n_pairs, Quad* quads,
-                         void* bias) {
-  if (n_pairs > kBlockPairs) return pack_many(x, n, scale, m, n_pairs, quads, bias);
-  static_cast<Bias*>(bias)[m] = pack_quads(x, n, scale, quads + m, n_pairs);
-}
-
-void quantize_queries(const PageJob& job) {
-  const Scratch& s = job.scratch;
-  const int n = job.n_rows * job.n_heads, head_dim = job.head->head_dim_k;
-  for (int m = 0; m < n; ++m) {
-    const float* query = s.query + static_cast<std::size_t>(m) * head_dim;
-    float largest = 1e-30f, sum = 1e-30f;
-    for (int i = 0; i < head_dim; ++i) {
-      const float magnitude = __builtin_fabsf(query[i]);
-      largest = magnitude > largest ? magnitude : largest;
-      sum += magnitude;
-    }
-    const float scale = quantizer_scale(largest, sum);
-    s.query_step[m] = 1.0f / scale;
-    pack_row(query, head_dim, scale, m, n, s.query_quads, s.query_bias);
-  }
-}
-
 // ---- softmax
 
 // Logits of row m with softcap and masks; returns their maximum.
@@ -108,7 +73,7 @@ void softmax_tile(const PageJob& job, const Tile& tile, int m) {
 
 // ---- tiles
 
-void tile_logits(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+void tile_logits(const PageJob& job, const Tile& tile, MeanWalk* walk) {
   const int n = job.n_rows * job.n_heads;
   const bool add = job.head->mean.n_padded > 0;
   mean_terms(job, tile, walk);
@@ -132,7 +97,7 @@ void tile_values(const PageJob& job, const Tile& tile) {
   });
 }
 
-void finish_tile(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
+void finish_tile(const PageJob& job, const Tile& tile, MeanWalk* walk) {
   tile_logits(job, tile, walk);
   for (int m = 0; m < job.n_rows * job.n_heads; ++m) softmax_tile(job, tile, m);
   tile_values(job, tile);
@@ -142,9 +107,6 @@ void finish_tile(const PageJob& job, const Tile& tile, PhaseWalk* walk) {
 void add_page(const PageJob& job, std::int64_t page, Tile* tile) {
   PageView& view = tile->views[tile->n_pages];
   view.page = page;
-  const std::int64_t ahead = page + kTilePages * job.page_step;
-  prefetch(job.key_pages + ahead * job.key_page_stride + job.head->key_norm_offset);
-  prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset);
   if (!load_cells(job, &view) || !load_masks(job, job.scratch.mask + tile->n_pages * kPageCells, &view)) return;
   load_norms(job, job.key_pages + page * job.key_page_stride, job.value_pages + page * job.value_page_stride,
              &view);
@@ -163,12 +125,12 @@ void clear_state(const PageJob& job) {
 }
 
 void attend_tiles(const PageJob& job) {
+  const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   clear_state(job);
-  quantize_queries(job);
-  PhaseWalk walk = start_walk(job);
+  prepare_pairs(job);
+  MeanWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
-  const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   for (std::int64_t page = job.first_page; page < n_pages; page += job.page_step) {
     add_page(job, page, &tile);
     if (tile.n_pages == kTilePages) {

@@ -15,6 +15,7 @@ namespace {
 }  // namespace
 
 void attend_pages_avx2(const PageJob& job) { attend_tiles(job); }
+void finish_pair_avx2(const OutputJob& job) { finish_pair(job); }
 std::int64_t multiply_avx2(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu

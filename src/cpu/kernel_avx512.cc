@@ -5,8 +5,6 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 
-#define GTQ_KEEP_ORDER(a, b) asm volatile("" : "+v"(a), "+v"(b))
-
 #define GTQ_DOT "cpu/dot_avx512.inc.h"
 
 namespace gtq::cpu {
@@ -17,6 +15,7 @@ namespace {
 }  // namespace
 
 void attend_pages_avx512(const PageJob& job) { attend_tiles(job); }
+void finish_pair_avx512(const OutputJob& job) { finish_pair(job); }
 std::int64_t multiply_avx512(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu

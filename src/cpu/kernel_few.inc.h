@@ -111,6 +111,7 @@ void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys
       key_block<1, 1, kN>(head, block, add);
     }
   }
+  prefetch(keys + ahead + head.key_norm_offset);
 }
 
 // ---- values

@@ -12,6 +12,7 @@ namespace {
 }  // namespace
 
 void attend_pages_generic(const PageJob& job) { attend_tiles(job); }
+void finish_pair_generic(const OutputJob& job) { finish_pair(job); }
 std::int64_t multiply_generic(std::int64_t n, int) { return multiply(n); }
 
 }  // namespace gtq::cpu

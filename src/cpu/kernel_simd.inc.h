@@ -16,7 +16,6 @@ using vf = GTQ_VECTOR(float, kLanes);
 using vi = GTQ_VECTOR(std::int32_t, kLanes);
 using vu = GTQ_VECTOR(std::uint32_t, kLanes);
 using vh = GTQ_VECTOR(std::uint16_t, kLanes);
-using vd = GTQ_VECTOR(double, kLanes / 2);
 using vcodes = GTQ_VECTOR(std::uint8_t, kLanes);
 #undef GTQ_VECTOR
 #define GTQ_INLINE static inline __attribute__((always_inline))
@@ -42,27 +41,6 @@ GTQ_INLINE vf splat(float x) {
   return vf{x, x, x, x};
 #endif
 }
-// The pair of numbers at p in lanes 0 and 1, 2 and 3, ...
-GTQ_INLINE vf splat_pair(const float* p) {
-  const double x = load<double>(p);  // only its bits count
-#if defined(__AVX512F__)
-  return reinterpret_cast<vf>(vd{x, x, x, x, x, x, x, x});
-#elif defined(__AVX__)
-  return reinterpret_cast<vf>(vd{x, x, x, x});
-#else
-  return reinterpret_cast<vf>(vd{x, x});
-#endif
-}
-// The four numbers at p in lanes 0 .. 3, 4 .. 7, ...
-GTQ_INLINE vf splat_four(const float* p) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<vf>(_mm512_broadcast_f32x4(_mm_loadu_ps(p)));
-#elif defined(__AVX__)
-  return reinterpret_cast<vf>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)));
-#else
-  return load<vf>(p);
-#endif
-}
 // A line of a page some pages ahead. Kernels that are soonest done with a page must not wait for the first
 // cache, which is small and fetches few lines at a time; slower ones gain by finding the line there.
 GTQ_INLINE void prefetch(const void* p) {
@@ -76,17 +54,22 @@ GTQ_INLINE void prefetch(const void* p) {
 GTQ_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 GTQ_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 
-GTQ_INLINE float lane_max(vf v) {
-  float best = v[0];
-  GTQ_UNROLL
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+// Lanes kHalf apart change places.
+template <int kHalf>
+GTQ_INLINE vf exchanged(vf v) {
+  vi other;
+  for (int i = 0; i < kLanes; ++i) other[i] = i ^ kHalf;
+  return __builtin_shuffle(v, other);
 }
+template <int kHalf = kLanes / 2>
+GTQ_INLINE float lane_max(vf v) {
+  if constexpr (kHalf > 0) return lane_max<kHalf / 2>(max(v, exchanged<kHalf>(v)));
+  return v[0];
+}
+template <int kHalf = kLanes / 2>
 GTQ_INLINE float lane_sum(vf v) {
-  float sum = v[0];
-  GTQ_UNROLL
-  for (int i = 1; i < kLanes; ++i) sum += v[i];
-  return sum;
+  if constexpr (kHalf > 0) return lane_sum<kHalf / 2>(v + exchanged<kHalf>(v));
+  return v[0];
 }
 
 GTQ_INLINE bool any_lane(vi v) {

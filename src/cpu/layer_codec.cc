@@ -25,11 +25,7 @@ LayerCodec::Impl::Head::Head(const HeadPlan& plan, const Rope& rope)
       row_tables(plan, rope, key_codec, value_codec),
       key_layout(plan.widths),
       value_layout(plan.head_dim_v, plan.v_width),
-      table_set(plan, rope, key_layout, value_layout) {
-  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
-    query_gain.push_back(codebook_step(plan.widths[slot / kGroupDims]));
-  }
-}
+      table_set(plan, rope, key_layout, value_layout) {}
 
 LayerCodec::Impl::Impl(const LayerProfile& layer, const Budget& budget)
     : rope(layer.head_dim_k, layer.rope), angles(cpu::turn_angles(rope)), plans(plan_layer(layer, budget)) {

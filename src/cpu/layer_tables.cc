@@ -57,7 +57,19 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.key_norm_offset = keys.norm_offset;
   t.value_norm_offset = values.norm_offset;
   t.v_width = plan.v_width;
-  t.v_gain = plan.v_rms * codebook_step(plan.v_width);
+  t.rotation_dims = plan.head_dim_v & -plan.head_dim_v;
+  const float hadamard_16 = 0.25f;  // makes the transform of a quant_group orthonormal
+  for (int slot = 0; slot < plan.head_dim_k; ++slot) {
+    query_dims_.push_back(static_cast<std::uint16_t>(plan.dims[slot]));
+    query_gain_.push_back(hadamard_16 * rotation_sign(0, slot) / plan.scale[slot] *
+                          codebook_step(plan.widths[slot / kGroupDims]));
+  }
+  const float v_gain =
+      plan.v_rms * codebook_step(plan.v_width) / std::sqrt(static_cast<float>(t.rotation_dims));
+  for (int dim = 0; dim < plan.head_dim_v; ++dim) output_gain_.push_back(v_gain * rotation_sign(1, dim));
+  t.query_dims = query_dims_.data();
+  t.query_gain = query_gain_.data();
+  t.output_gain = output_gain_.data();
   for (int i = 0; i < 16; ++i) {
     norms_.push_back(key_norm(static_cast<std::uint8_t>(16 * kKeyNormOctaves + i)));
   }
@@ -92,9 +104,9 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
     const int at = n < n_fast ? n : fast_padded + n - n_fast;
     const int dims[2] = {rope.first(block), rope.second(block)};
     for (int r = 0; r < 2; ++r) {
-      mean_dims_[r * n_padded + at] = static_cast<std::uint16_t>(dims[r]);
+      mean_dims_[2 * at + r] = static_cast<std::uint16_t>(dims[r]);
       for (int c = 0; c < kMeans; ++c) {
-        means_[(2 * r + c) * n_padded + at] = plan.mean_keys[c * plan.head_dim_k + dims[r]];
+        means_[2 * (c * n_padded + at) + r] = plan.mean_keys[c * plan.head_dim_k + dims[r]];
       }
     }
     turns_[at] = rope.theta(block) / (2 * std::numbers::pi);
@@ -119,7 +131,7 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
   const int n_high = round_up(
       static_cast<int>(std::ranges::count_if(smooth, [&](int block) { return radians(block) >= kLowRadians; })),
       4);
-  const int n_low = std::max(0, round_up(n_smooth, 4) - n_high);
+  const int n_low = round_up(n_smooth, 8) - n_high;
   all_orders_.assign(static_cast<std::size_t>(n_high) * kChebyshev, 0.0f);
   low_orders_.assign(static_cast<std::size_t>(n_low) / 2 * kChebyshev, 0.0f);
   for (int n = 0; n < n_smooth; ++n) {
@@ -135,23 +147,10 @@ void HeadTableSet::build_mean(const HeadPlan& plan, const Rope& rope) {
     float* to = &low_orders_[static_cast<std::size_t>(low / 2) * kChebyshev + low % 2 * 2];
     for (int order = 0; order < kChebyshev / 2; ++order) to[order / 2 * 4 + order % 2] = row[order];
   }
-  tables_.mean = {n_fast,
-                  n_smooth,
-                  fast_padded,
-                  n_padded,
-                  mean_dims_.data(),
-                  mean_dims_.data() + n_padded,
-                  means_.data(),
-                  means_.data() + 2 * n_padded,
-                  turns_.data(),
-                  fast_rows,
-                  n_basis,
-                  even_.data(),
-                  odd_.data(),
-                  n_high,
-                  n_low,
-                  all_orders_.data(),
-                  low_orders_.data()};
+  tables_.mean = {
+      n_fast,        n_smooth,           fast_padded,       n_padded,     mean_dims_.data(), means_.data(),
+      turns_.data(), fast_rows,          n_basis,           even_.data(), odd_.data(),       n_high,
+      n_low,         all_orders_.data(), low_orders_.data()};
 }
 
 }  // namespace gtq::cpu

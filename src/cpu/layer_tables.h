@@ -24,8 +24,8 @@ class HeadTableSet {
   void build_mean(const HeadPlan& plan, const Rope& rope);
 
   HeadTables tables_{};
-  std::vector<float> norms_;
-  std::vector<std::uint16_t> mean_dims_;
+  std::vector<float> query_gain_, output_gain_, norms_;
+  std::vector<std::uint16_t> query_dims_, mean_dims_;
   std::vector<double> turns_;
   std::vector<float> means_, even_, odd_, all_orders_, low_orders_;
 };
@@ -46,7 +46,6 @@ struct LayerCodec::Impl {
     cpu::KeyPageLayout key_layout;
     cpu::ValuePageLayout value_layout;
     cpu::HeadTableSet table_set;
-    std::vector<float> query_gain;                 // per slot: codebook step, folded into the transformed query
     std::size_t key_offset = 0, value_offset = 0;  // of its page in a page of all KV heads
     std::size_t key_row_offset = 0, value_row_offset = 0;
   };

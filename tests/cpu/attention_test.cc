@@ -159,6 +159,22 @@ void check_cases(unsigned first_seed, unsigned n, bool prefill) {
 TEST(Attention, DecodeAgreesWithOracle) { check_cases(1, 300, false); }
 TEST(Attention, PrefillAgreesWithOracle) { check_cases(1001, 100, true); }
 
+// So many pages that phases which are turned on from page to page have to begin anew.
+TEST(Attention, LongCacheAgreesWithOracle) {
+  Random random(11);
+  Case c;
+  c.layer = random_layer(random, 2, 1, 64, 32, 1.0f);
+  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{});
+  c.cache = random_cache(random, *c.codec, consecutive(9000, 20000), false);
+  for (int i = 0; i < 2 * 64; ++i) c.q.push_back(random_normal(random));
+  c.call = make_call(*c.codec, c.cache, 2, 1, c.q, c.out);
+  const std::vector<double> want = expected(c);
+  for (const cpu::Kernel& kernel : all_kernels()) {
+    run_attention(kernel, c.call, 1);
+    EXPECT_LT(relative_l2(c.out, want), kTolerance) << kernel.name;
+  }
+}
+
 // Small shapes, thousands of them: every width, head_dim, group and mask against the plainest kernel.
 TEST(Attention, KernelsAgree) {
   for (unsigned seed = 5000; seed < 8000; ++seed) {

@@ -21,6 +21,7 @@ namespace {
 namespace gtq::test {
 
 void attend_pages_amx(const cpu::PageJob& job) { cpu::attend_tiles(job); }
+void finish_pair_amx(const cpu::OutputJob& job) { cpu::finish_pair(job); }
 
 }  // namespace gtq::test
 #endif

@@ -20,6 +20,7 @@ namespace {
 namespace gtq::test {
 
 void attend_pages_avx512(const cpu::PageJob& job) { cpu::attend_tiles(job); }
+void finish_pair_avx512(const cpu::OutputJob& job) { cpu::finish_pair(job); }
 
 }  // namespace gtq::test
 #endif

@@ -59,11 +59,6 @@ inline __m512i broadcastd_epi32(__m128i a) {
   std::memcpy(&x, &a, sizeof(x));
   return set1_epi32(x);
 }
-inline __m512 broadcast_f32x4(__m128 a) {
-  float x[4];
-  std::memcpy(x, &a, 16);
-  return each<float, __m512>([=](int i) { return x[i % 4]; });
-}
 inline __m512 set1_ps(float x) {
   return each<float, __m512>([=](int) { return x; });
 }
@@ -198,7 +193,6 @@ inline void configure_tiles(const void* shape) {
 #define _mm512_set1_epi8 gtq::test::avx512::set1_epi8
 #define _mm512_set1_epi32 gtq::test::avx512::set1_epi32
 #define _mm512_broadcastd_epi32 gtq::test::avx512::broadcastd_epi32
-#define _mm512_broadcast_f32x4 gtq::test::avx512::broadcast_f32x4
 #define _mm512_set1_ps gtq::test::avx512::set1_ps
 #define _mm512_setzero_si512() gtq::test::avx512::set1_epi32(0)
 #define _mm512_add_epi32 gtq::test::avx512::add_epi32
