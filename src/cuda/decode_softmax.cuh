@@ -1,12 +1,12 @@
 // Online softmax of a warp in log2 units, with fixed-point weights for the 8-bit product with the values.
 //
-//   v_j = u_j - m + 15                 u_j: log2 logit, m: reference of the row
+//   v_j = u_j - m + 13                 u_j: log2 logit, m: reference of the row
 //   s_j = v_j + log2(value norm_j)     size of a key's contribution
 //   w_j = 2^(s_j)                      rounded to 16 bits; s_j <= 16 always
 //   l   = sum of 2^(v_j)               f32
 // m is a whole number and only moves when some s_j exceeds 16, so that the int32 sums of values shift by whole
 // bits. Values of small norm (attention sinks have them) thus do not cost the others precision. The caller
-// makes v_j with the current m (offset = 15 - m, added where it costs nothing); the rare move corrects them.
+// makes v_j with the current m (offset = 13 - m, added where it costs nothing); the rare move corrects them.
 // State per lane and tile: row g; all four lanes of a row agree on m, each sums l and o over its own keys or
 // dims.
 #pragma once
@@ -17,7 +17,7 @@
 
 namespace gtq::cuda {
 
-inline constexpr float kWeightBits = 14.9993f;
+inline constexpr float kWeightBits = 12.9993f;
 inline constexpr float kMostBits = 15.9993f;  // w < 2^16
 inline constexpr float kExcluded = -1e35f, kNoReference = -1e30f;
 inline constexpr int kCarryPages = 256;  // full weights and levels of so many pages add less than 2^29 to a sum
