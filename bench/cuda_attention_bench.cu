@@ -1,4 +1,4 @@
-// Speed of the GPU kernels: decode over packed pages, store, and the read ceiling of the card.
+// Speed of the GPU kernels: decode over packed pages, prefill, store, and the read ceiling of the card.
 //
 //   gtq_cuda_attention_bench [decode|prefill|store|read|all]
 //   gtq_cuda_attention_bench decode Q_HEADS KV_HEADS BATCH KV_LEN MEANS [early]
@@ -6,7 +6,8 @@
 // decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one
 // query row per sequence; early: DecodeCall::begins_early. share: time that the bytes of the packed cache need
 // at the measured read ceiling / measured time. Widths are mixed (1 to 6, mean 3); `means` is the number of
-// centred rope_blocks of 64. bench/cuda_peers.py measures fp16 attention at the same shapes.
+// centred rope_blocks of 64. prefill: one cache, attended again and again. bench/cuda_peers.py measures fp16
+// attention at the same shapes.
 #include <cuda_runtime.h>
 
 #include <algorithm>

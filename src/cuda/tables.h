@@ -1,4 +1,4 @@
-// Device-side description of a layer: constants per KV head, and where its bytes lie. Written once by layer.cu.
+// Device-side description of a layer: constants per KV head, and where its bytes lie. Written once by layer.cc.
 #pragma once
 
 #include <vector_types.h>
@@ -14,8 +14,8 @@ inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 
 inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
 inline constexpr int kSlopes = 5;      // powers of a slow rope_block's angle (decode_mean.cuh)
 
-// Whether the series of cosine and sine up to kSlopes powers are exact to 2^-20 within a page: (theta 31.5)^6 /
-// 720.
+// Whether the series of cosine and sine up to kSlopes powers are exact to 2^-20 within a page: what is left out
+// is (theta 31.5)^6 / 720.
 GTQ_HD bool is_slow(double theta) { return theta * 31.5 < 0.297; }
 
 // Byte permute tables of the codebooks (codebook.cuh), passed as kernel argument: constant bank operands.

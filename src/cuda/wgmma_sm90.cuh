@@ -11,9 +11,8 @@
 
 namespace gtq::cuda {
 
-// Describes a tile whose products run along its rows of 64 halves (a; b as [N][16]). Next 16 halves: + 2; next
-// slab:
-// + its bytes / 16.
+// Describes a tile whose products run along its rows of 64 halves (a; b as [N][16]). For the next 16 halves add
+// 2, for the next slab its bytes / 16.
 __device__ __forceinline__ std::uint64_t along_rows(std::uint32_t address) {
   constexpr std::uint64_t kSwizzle128 = 1ull << 62, kEightRows = 1024 >> 4;
   return kSwizzle128 | kEightRows << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
