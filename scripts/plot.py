@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
 TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
 STOCK = ("iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
-NAMED_STOCK = ("q4_0", "q5_0", "q8_0")  # the others lie beside these
+NAMED_STOCK = ("q4_0", "q5_0", "q8_0")  # the others lie beside these, without name and line
 WIDTH_INCHES = 8.64  # 830 pixels where the reader's unit is 1/96 inch
 
 
@@ -72,7 +72,11 @@ def read_points(path):
 def draw_series(axes, name, points, theme):
     series = SERIES[name]
     color = series.dark if theme.suffix else series.light
-    bits, klds, _ = zip(*points)
+    on_line = [point for point in points if point[2] not in STOCK or point[2] in NAMED_STOCK]
+    beside = [point for point in points if point not in on_line]
+    axes.plot([x for x, _, _ in beside], [y for _, y, _ in beside], color=color, marker=series.marker,
+              linestyle="", markersize=3)
+    bits, klds, _ = zip(*on_line)
     axes.plot(bits, klds, color=color, marker=series.marker, label=series.label,
               linewidth=3 if series.is_ours else 1.4, markersize=7 if series.is_ours else 4.5,
               zorder=4 if series.is_ours else 3)
