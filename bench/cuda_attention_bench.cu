@@ -74,6 +74,16 @@ T* device_alloc(std::size_t n) {
   return data;
 }
 
+float* device_normals(std::size_t n, unsigned seed) {
+  std::vector<float> numbers(n);
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  for (float& x : numbers) x = normal(random);
+  auto* data = device_alloc<float>(n);
+  ok(cudaMemcpy(data, numbers.data(), n * sizeof(float), cudaMemcpyHostToDevice));
+  return data;
+}
+
 __global__ void fill_random(std::uint32_t* words, std::size_t n, std::uint32_t seed) {
   for (std::size_t i = blockIdx.x * std::size_t{256} + threadIdx.x; i < n; i += gridDim.x * std::size_t{256}) {
     std::uint32_t x = static_cast<std::uint32_t>(i) * 2654435761u + seed;
@@ -194,20 +204,15 @@ void bench_decode(const Shape& shape, double ceiling) {
   const int n = static_cast<int>(std::clamp(std::ceil(kRotatedBytes / bytes), 2.0, 64.0));
   const Caches caches(codec, shape.batch * pages, n);
   const std::size_t n_q = std::size_t(shape.batch) * shape.n_q_heads * 128;
-  std::vector<float> q(n_q);
-  std::mt19937 random(2);
-  std::normal_distribution<float> normal;
-  for (float& x : q) x = normal(random);
-  auto* device_q = device_alloc<float>(n_q);
+  float* q = device_normals(n_q, 2);
   auto* out = device_alloc<float>(n_q);
-  ok(cudaMemcpy(device_q, q.data(), n_q * sizeof(float), cudaMemcpyHostToDevice));
   gtq::cuda::DecodeCall call;
   call.layer = &layer;
   call.sequences.batch = shape.batch;
   call.sequences.kv_len = shape.kv_len;
   call.sequences.pages_per_sequence = pages;
   call.n_q_heads = shape.n_q_heads;
-  call.q = device_q;
+  call.q = q;
   call.q_head_stride = call.out_head_stride = 128;
   call.q_row_stride = call.q_batch_stride = call.out_row_stride = call.out_batch_stride = 128 * shape.n_q_heads;
   call.out = out;
@@ -226,7 +231,7 @@ void bench_decode(const Shape& shape, double ceiling) {
               shape.n_q_heads, shape.n_kv_heads, shape.batch, shape.kv_len / 1024, shape.n_means,
               shape.begins_early ? " early" : "", us, bytes / us * 1e-6, bytes / ceiling / us);
   std::fflush(stdout);
-  cudaFree(device_q);
+  cudaFree(q);
   cudaFree(out);
   cudaFree(call.workspace);
 }
@@ -254,20 +259,15 @@ void bench_prefill(int n_q_heads, int n_kv_heads, int n_rows, long long kv_len, 
   const gtq::cuda::Layer layer(codec);
   const Caches caches(codec, kv_len / 64, 1);
   const std::size_t n_q = static_cast<std::size_t>(n_rows) * n_q_heads * 128;
-  std::vector<float> q(n_q);
-  std::mt19937 random(2);
-  std::normal_distribution<float> normal;
-  for (float& x : q) x = normal(random);
-  auto* device_q = device_alloc<float>(n_q);
+  float* q = device_normals(n_q, 2);
   auto* out = device_alloc<float>(n_q);
-  ok(cudaMemcpy(device_q, q.data(), n_q * sizeof(float), cudaMemcpyHostToDevice));
   gtq::cuda::PrefillCall call;
   call.layer = &layer;
   call.cache = caches.view(0);
   call.kv_len = kv_len;
   call.n_q_heads = n_q_heads;
   call.n_rows = n_rows;
-  call.q = device_q;
+  call.q = q;
   call.q_head_stride = call.out_head_stride = 128;
   call.q_row_stride = call.out_row_stride = 128 * n_q_heads;
   call.out = out;
@@ -292,7 +292,7 @@ void bench_prefill(int n_q_heads, int n_kv_heads, int n_rows, long long kv_len, 
       ok(cudaFree(call.workspace));
     }
   }
-  ok(cudaFree(device_q));
+  ok(cudaFree(q));
   ok(cudaFree(out));
 }
 
@@ -304,12 +304,7 @@ void bench_store(long long n_rows) {
   const long long n_pages = (n_rows + 63) / 64;
   const Caches caches(codec, n_pages, 1);
   const std::size_t n_elements = static_cast<std::size_t>(n_rows) * kHeads * kDim;
-  auto* rows = device_alloc<float>(2 * n_elements);
-  std::vector<float> values(2 * n_elements);
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  for (float& x : values) x = normal(random);
-  ok(cudaMemcpy(rows, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice));
+  float* rows = device_normals(2 * n_elements, 3);
   std::vector<std::int64_t> cells(n_rows);
   std::vector<std::int32_t> positions(n_rows);
   for (long long i = 0; i < n_rows; ++i) cells[i] = i, positions[i] = static_cast<std::int32_t>(i);

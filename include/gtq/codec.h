@@ -51,10 +51,11 @@ class KeyCodec {
   void turn_means(const float* turn, float* means) const;
   // Index of the one that is nearer to a finite key.
   int nearer_mean(const float* key, const float* means) const;
+
+ private:
   // The residual only, in coded (slot) order, before the norm: codebook values. [head_dim]
   void unpack(const std::uint8_t* row, float* centroids) const;
 
- private:
   const HeadPlan& plan_;
   const Rope& rope_;
   std::size_t row_bytes_;
@@ -69,9 +70,6 @@ class ValueCodec {
   std::size_t row_bytes() const { return row_bytes_; }
   void encode(const float* value, std::uint8_t* row) const;
   void decode(const std::uint8_t* row, float* value) const;
-  void unpack(const std::uint8_t* row, float* centroids) const;
-  // out = inverse rotation of a weighted sum of centroids (value space). In place allowed.
-  void untransform(const float* in, float* out) const;
 
  private:
   const HeadPlan& plan_;

@@ -99,7 +99,7 @@ struct DecodeCall {
   Sequences sequences;
   int n_q_heads = 0;
   int n_rows = 1;
-  // [batch][row][head] of head_dim_k floats, 16-byte aligned; strides in elements, multiples of 4; |x| <= 65504
+  // [batch][row][head] of head_dim_k floats, 16-byte aligned; strides in elements, multiples of 4
   const float* q = nullptr;
   std::int64_t q_batch_stride = 0, q_row_stride = 0, q_head_stride = 0;
   float* out = nullptr;  // [batch][row][head] of head_dim_v floats, 16-byte aligned; strides likewise

@@ -53,23 +53,14 @@ void ValueCodec::encode(const float* value, std::uint8_t* row) const {
   pack_codes(codes, d, plan_.v_width, row + 1);
 }
 
-void ValueCodec::unpack(const std::uint8_t* row, float* centroids) const {
+void ValueCodec::decode(const std::uint8_t* row, float* value) const {
   std::uint8_t codes[kMaxHeadDim];
   unpack_codes(row + 1, plan_.head_dim_v, plan_.v_width, codes);
-  put_centroids(plan_.v_width, codes, plan_.head_dim_v, centroids);
-}
-
-void ValueCodec::decode(const std::uint8_t* row, float* value) const {
-  unpack(row, value);
+  put_centroids(plan_.v_width, codes, plan_.head_dim_v, value);
   const float norm = plan_.v_rms * value_norm(row[0]);
   for (int i = 0; i < plan_.head_dim_v; ++i) value[i] *= norm;
-  untransform(value, value);
-}
-
-void ValueCodec::untransform(const float* in, float* out) const {
-  for (int i = 0; i < plan_.head_dim_v; ++i) out[i] = in[i];
-  for (int i = 0; i < plan_.head_dim_v; i += rotation_dims_) hadamard(out + i, rotation_dims_);
-  for (int i = 0; i < plan_.head_dim_v; ++i) out[i] *= signs_[i];
+  for (int i = 0; i < plan_.head_dim_v; i += rotation_dims_) hadamard(value + i, rotation_dims_);
+  for (int i = 0; i < plan_.head_dim_v; ++i) value[i] *= signs_[i];
 }
 
 }  // namespace gtq

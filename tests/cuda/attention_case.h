@@ -30,6 +30,22 @@ struct AttentionShape {
   int repeats = 1;  // the whole pages of a sequence follow each other so often: the output stays the same
 };
 
+// A shape with a mask, then sinks, a softcap and ALiBi on top, the last one without a page table.
+inline std::vector<AttentionShape> shaped_variants(AttentionShape shape) {
+  std::vector<AttentionShape> variants;
+  shape.with_mask = true;
+  variants.push_back(shape);
+  shape.with_sinks = true;
+  variants.push_back(shape);
+  shape.softcap = 5;
+  variants.push_back(shape);
+  shape.alibi = 8;
+  variants.push_back(shape);
+  shape.paged = false;
+  variants.push_back(shape);
+  return variants;
+}
+
 class AttentionCase {
  public:
   AttentionCase(const AttentionShape& shape, unsigned seed)

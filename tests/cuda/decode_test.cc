@@ -104,17 +104,9 @@ TEST(CudaDecode, ManyQueryRows) {
 
 TEST(CudaDecode, MaskSinksSoftcapAlibi) {
   GTQ_NEEDS_GPU();
-  Shape shape{128, 128, 12, 2, 3, {777, 130}, {4, 3}, 0.3f};
-  shape.with_mask = true;
-  check(shape, 31);
-  shape.with_sinks = true;
-  check(shape, 32);
-  shape.softcap = 5;
-  check(shape, 33);
-  shape.alibi = 8;
-  check(shape, 34);
-  shape.paged = false;
-  check(shape, 35);
+  unsigned seed = 31;
+  for (const Shape& shape : shaped_variants({128, 128, 12, 2, 3, {777, 130}, {4, 3}, 0.3f}))
+    check(shape, seed++);
 }
 
 TEST(CudaDecode, PositionsThatJump) {

@@ -98,17 +98,11 @@ TEST(CudaPrefill, Causal) {
 
 TEST(CudaPrefill, MaskSinksSoftcapAlibi) {
   GTQ_NEEDS_GPU();
-  Shape shape{128, 128, 12, 2, 40, {777}, {4, 3}, 0.3f};
-  shape.with_mask = true;
-  check(shape, 31);
-  shape.with_sinks = true;
-  check(shape, 32, 256);
-  shape.softcap = 5;
-  check(shape, 33);
-  shape.alibi = 8;
-  check(shape, 34, 128);
-  shape.paged = false;
-  check(shape, 35);
+  unsigned seed = 31;
+  for (const Shape& shape : shaped_variants({128, 128, 12, 2, 40, {777}, {4, 3}, 0.3f})) {
+    check(shape, seed, 128 << seed % 4);
+    ++seed;
+  }
 }
 
 TEST(CudaPrefill, PositionsThatJump) {
