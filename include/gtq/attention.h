@@ -82,19 +82,29 @@ struct PagePositions {
   void update(const std::int32_t* positions, std::int64_t n_cells);
 };
 
+// Tokens of one stream under one codec.
+struct PackedTokens {
+  const LayerCodec* codec = nullptr;
+  const std::uint8_t* key_pages = nullptr;  // first page of the stream
+  const std::uint8_t* value_pages = nullptr;
+  const std::int32_t* positions = nullptr;  // [kv_len], kEmptyCell where there is no token
+  const PagePositions* page_positions = nullptr;
+  std::int64_t kv_len = 0;  // cells seen, any number >= 1
+};
+
 // One attention call over one stream. Strides are in bytes. Row r of query head h attends cell j with
 //   logit = softcap(sm_scale * q . k_j) + slope_h * mask[r][j]
 // where softcap(x) = logit_softcap * tanh(x / logit_softcap) when logit_softcap > 0, slope_h = 1 without ALiBi,
 // and a mask of -inf excludes the cell. sinks[h] adds exp(sinks[h]) to the denominator. A row with nothing to
 // attend gives zeros. n_q_heads is a multiple of n_kv_heads; query head h uses KV head h / (n_q_heads /
 // n_kv_heads).
-struct AttentionCall {
-  const LayerCodec* codec = nullptr;
-  const std::uint8_t* key_pages = nullptr;  // first page of the stream
-  const std::uint8_t* value_pages = nullptr;
-  const std::int32_t* positions = nullptr;  // [kv_len]
-  const PagePositions* page_positions = nullptr;
-  std::int64_t kv_len = 0;  // cells seen, any number >= 1
+//
+// Some tokens may lie apart, under another budget of the same layer: slot i of `recent` holds the token of cell
+// recent_cells[i], which is empty in the pages of the call itself. Its mask is that of the cell; a slot whose
+// cell is not below kv_len is not attended.
+struct AttentionCall : PackedTokens {
+  PackedTokens recent;                         // codec == nullptr: none
+  const std::int32_t* recent_cells = nullptr;  // [recent.kv_len]
 
   int n_q_heads = 0;
   std::int64_t n_rows = 0;   // query rows (tokens)

@@ -3,7 +3,8 @@
 // A work item is (KV head, range of query rows, share of the pages). The g query heads of the KV head share it:
 // its M = rows * g pairs (row, head) share what is unpacked of each page. When there are too few items for the
 // threads, pages are dealt out among n_splits items: page p belongs to split p mod n_splits, which also
-// balances causal masks. Partial softmax states meet in the workspace and are merged in fixed order.
+// balances causal masks. Recent tokens that lie apart are one more part of every item. Partial softmax states
+// meet in the workspace and are merged in fixed order.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -54,7 +55,8 @@ struct Split {
   int group;          // query heads per KV head
   int rows_per_item;  // query rows
   int n_row_blocks, n_items, n_splits;
-  int pairs;  // capacity of an item
+  int n_parts;  // of an item: the splits, and the recent tokens
+  int pairs;    // capacity of an item
 };
 
 Split::Split(const AttentionCall& call, int n_threads) {
@@ -81,6 +83,7 @@ Split::Split(const AttentionCall& call, int n_threads) {
       n_splits = s;
     }
   }
+  n_parts = n_splits + (call.recent.codec != nullptr ? 1 : 0);
 }
 
 Partial take_partial(Carver& carver, const AttentionCall& call, const Split& split) {
@@ -94,10 +97,13 @@ constexpr std::size_t round_up(std::size_t n, std::size_t multiple) {
 
 Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& split) {
   std::size_t n_padded = 0, n_fast = 0;  // padded
-  for (const auto& head : call.codec->impl().heads) {
-    const MeanTables& mean = head->table_set.tables().mean;
-    n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
-    n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
+  for (const LayerCodec* codec : {call.codec, call.recent.codec}) {
+    if (codec == nullptr) continue;
+    for (const auto& head : codec->impl().heads) {
+      const MeanTables& mean = head->table_set.tables().mean;
+      n_padded = std::max<std::size_t>(n_padded, mean.n_padded);
+      n_fast = std::max<std::size_t>(n_fast, mean.fast_padded);
+    }
   }
   const std::size_t pairs = split.pairs, head_dim = call.codec->head_dim_k();
   Scratch s;
@@ -125,21 +131,23 @@ Scratch take_scratch(Carver& carver, const AttentionCall& call, const Split& spl
 
 struct ThreadSpace {
   Scratch scratch;
-  Partial partial;
+  Partial partials[2];  // of an item that is not split
   float* slopes;
-  Partial* parts;           // [n_splits]
-  const float** part_outs;  // [n_splits] and their weights in the output row of a pair
+  Partial* parts;           // [n_parts]
+  const float** part_outs;  // [n_parts] and their weights in the output row of a pair
   float* weights;
 };
 
 ThreadSpace take_thread(Carver& carver, const AttentionCall& call, const Split& split) {
   ThreadSpace space;
   space.scratch = take_scratch(carver, call, split);
-  space.partial = take_partial(carver, call, split);
+  for (int p = 0; split.n_splits == 1 && p < split.n_parts; ++p) {
+    space.partials[p] = take_partial(carver, call, split);
+  }
   space.slopes = carver.take<float>(call.n_q_heads);
-  space.parts = carver.take<Partial>(split.n_splits);
-  space.part_outs = carver.take<const float*>(split.n_splits);
-  space.weights = carver.take<float>(split.n_splits);
+  space.parts = carver.take<Partial>(split.n_parts);
+  space.part_outs = carver.take<const float*>(split.n_parts);
+  space.weights = carver.take<float>(split.n_parts);
   return space;
 }
 
@@ -178,19 +186,21 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
               int item, int part, const Partial& partial) {
   const int kv_head = item / split.n_row_blocks;
   const std::int64_t first_row = static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item;
-  const LayerCodec::Impl& codec = call.codec->impl();
+  const bool is_recent = part == split.n_splits;
+  const PackedTokens& tokens = is_recent ? call.recent : call;
+  const LayerCodec::Impl& codec = tokens.codec->impl();
   const LayerCodec::Impl::Head& head = *codec.heads[kv_head];
   PageJob job{};
   job.head = &head.table_set.tables();
-  job.key_pages = call.key_pages + head.key_offset;
-  job.value_pages = call.value_pages + head.value_offset;
+  job.key_pages = tokens.key_pages + head.key_offset;
+  job.value_pages = tokens.value_pages + head.value_offset;
   job.key_page_stride = codec.key_page_bytes;
   job.value_page_stride = codec.value_page_bytes;
-  job.positions = call.positions;
-  job.page_positions = call.page_positions->pages.data();
-  job.kv_len = call.kv_len;
-  job.first_page = part;
-  job.page_step = split.n_splits;
+  job.positions = tokens.positions;
+  job.page_positions = tokens.page_positions->pages.data();
+  job.kv_len = tokens.kv_len;
+  job.first_page = is_recent ? 0 : part;
+  job.page_step = is_recent ? 1 : split.n_splits;
   job.n_rows = static_cast<int>(std::min<std::int64_t>(split.rows_per_item, call.n_rows - first_row));
   job.n_heads = split.group;
   job.q = at(call.q, call.q_row_stride, call.q_head_stride, first_row, kv_head * split.group);
@@ -199,6 +209,8 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.sm_scale = call.sm_scale;
   if (call.mask != nullptr) job.mask = at(call.mask, call.mask_row_stride, 0, first_row, 0);
   job.mask_row_stride = call.mask_row_stride;
+  job.mask_columns = is_recent ? call.recent_cells : nullptr;
+  job.n_mask_columns = call.kv_len;
   job.slopes = call.alibi_max_bias > 0.0f ? space.slopes + kv_head * split.group : nullptr;
   job.logit_softcap = call.logit_softcap;
   job.scratch = space.scratch;
@@ -206,6 +218,15 @@ void run_item(const Kernel& kernel, const AttentionCall& call, const Split& spli
   job.row_sum = partial.row_sum;
   job.out = partial.out;
   kernel.attend_pages(job);
+}
+
+// How much a unit of the rotated value space of a part is of the main pages' one.
+float unit_of(const AttentionCall& call, const Split& split, int kv_head, int part) {
+  if (part < split.n_splits) return 1.0f;
+  const auto gain = [&](const LayerCodec& codec) {
+    return codec.impl().heads[kv_head]->table_set.tables().output_gain[0];
+  };
+  return gain(*call.recent.codec) / gain(*call.codec);
 }
 
 // Merges the parts of pair m of an item, adds the sink, leaves the rotated value space.
@@ -217,17 +238,19 @@ void finish_pair(const Kernel& kernel, const AttentionCall& call, const Split& s
       static_cast<std::int64_t>(item % split.n_row_blocks) * split.rows_per_item + m / split.group;
   const Partial* parts = space.parts;
   float top = call.sinks != nullptr ? call.sinks[q_head] : -std::numeric_limits<float>::infinity();
-  for (int s = 0; s < split.n_splits; ++s) top = std::max(top, parts[s].row_max[m]);
+  for (int s = 0; s < split.n_parts; ++s) top = std::max(top, parts[s].row_max[m]);
   float sum = call.sinks != nullptr ? std::exp(call.sinks[q_head] - top) : 0.0f;
-  for (int s = 0; s < split.n_splits; ++s) {
+  for (int s = 0; s < split.n_parts; ++s) {
     const float part_sum = parts[s].row_sum[m];
     space.weights[s] = part_sum == 0.0f ? 0.0f : std::exp(parts[s].row_max[m] - top);
     sum += space.weights[s] * part_sum;
     space.part_outs[s] = parts[s].out + static_cast<std::size_t>(m) * call.codec->head_dim_v();
   }
-  for (int s = 0; s < split.n_splits; ++s) space.weights[s] *= sum > 0.0f ? 1.0f / sum : 0.0f;
+  for (int s = 0; s < split.n_parts; ++s) {
+    space.weights[s] *= sum > 0.0f ? unit_of(call, split, kv_head, s) / sum : 0.0f;
+  }
   kernel.finish_pair({.head = &call.codec->impl().heads[kv_head]->table_set.tables(),
-                      .n_parts = split.n_splits,
+                      .n_parts = split.n_parts,
                       .parts = space.part_outs,
                       .weights = space.weights,
                       .out = at(call.out, call.out_row_stride, call.out_head_stride, r, q_head)});
@@ -251,25 +274,29 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
   const ThreadSpace space = take_thread(carver, call, split);
   if (call.alibi_max_bias > 0.0f) fill_slopes(call, space.slopes);
 
-  const auto part_of = [&](int item, int s) {
-    Carver part(parts + (static_cast<std::size_t>(item) * split.n_splits + s) * per_part);
+  if (split.n_splits == 1) {
+    for (int item = thread; item < split.n_items; item += n_threads) {
+      for (int p = 0; p < split.n_parts; ++p) {
+        run_item(kernel, call, split, space, item, p, space.partials[p]);
+        space.parts[p] = space.partials[p];
+      }
+      for (int m = 0; m < pairs_of(call, split, item); ++m) finish_pair(kernel, call, split, space, item, m);
+    }
+    return;
+  }
+  const auto part_of = [&](int item, int p) {
+    Carver part(parts + (static_cast<std::size_t>(item) * split.n_parts + p) * per_part);
     return take_partial(part, call, split);
   };
-  const std::int64_t n_units = static_cast<std::int64_t>(split.n_items) * split.n_splits;
+  const std::int64_t n_units = static_cast<std::int64_t>(split.n_items) * split.n_parts;
   for (std::int64_t unit = thread; unit < n_units; unit += n_threads) {
-    const int item = static_cast<int>(unit / split.n_splits), s = static_cast<int>(unit % split.n_splits);
-    const Partial partial = split.n_splits == 1 ? space.partial : part_of(item, s);
-    run_item(kernel, call, split, space, item, s, partial);
-    space.parts[0] = partial;
-    for (int m = 0; split.n_splits == 1 && m < pairs_of(call, split, item); ++m) {
-      finish_pair(kernel, call, split, space, item, m);
-    }
+    const int item = static_cast<int>(unit / split.n_parts), p = static_cast<int>(unit % split.n_parts);
+    run_item(kernel, call, split, space, item, p, part_of(item, p));
   }
-  if (split.n_splits == 1) return;
   barrier.wait(n_threads);
   std::int64_t pair = 0;
   for (int item = 0; item < split.n_items; ++item) {
-    for (int s = 0; s < split.n_splits; ++s) space.parts[s] = part_of(item, s);
+    for (int p = 0; p < split.n_parts; ++p) space.parts[p] = part_of(item, p);
     for (int m = 0; m < pairs_of(call, split, item); ++m, ++pair) {
       if (pair % n_threads == thread) finish_pair(kernel, call, split, space, item, m);
     }
@@ -281,8 +308,7 @@ void attention_with(const Kernel& kernel, const AttentionCall& call, void* works
 std::size_t attention_workspace_bytes(const AttentionCall& call, int n_threads) {
   if (call.n_rows <= 0) return 0;
   const cpu::Split split(call, n_threads);
-  const std::size_t n_parts =
-      split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_splits;
+  const std::size_t n_parts = split.n_splits == 1 ? 0 : static_cast<std::size_t>(split.n_items) * split.n_parts;
   return n_threads * cpu::thread_bytes(call, split) + n_parts * cpu::partial_bytes(call, split);
 }
 

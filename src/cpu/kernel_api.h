@@ -125,9 +125,11 @@ struct PageJob {
   const float* q;                           // of the first row and head
   std::size_t q_row_stride, q_head_stride;  // bytes
   float sm_scale;
-  const std::uint16_t* mask;    // of the first row, or null
-  std::size_t mask_row_stride;  // bytes
-  const float* slopes;          // [n_heads] or null
+  const std::uint16_t* mask;         // of the first row, or null
+  std::size_t mask_row_stride;       // bytes
+  const std::int32_t* mask_columns;  // [kv_len] column of a cell, or null: its own
+  std::int64_t n_mask_columns;       // a cell with a column from here on is not attended
+  const float* slopes;               // [n_heads] or null
   float logit_softcap;
 
   Scratch scratch;

@@ -26,7 +26,8 @@ bool load_cells(const PageJob& job, PageView* view) {
   view->n_cells = job.kv_len - first < kPageCells ? static_cast<int>(job.kv_len - first) : kPageCells;
   int n_occupied = 0;
   for (int j = 0; j < view->n_cells; ++j) {
-    const bool occupied = job.positions[first + j] != -1;
+    const bool occupied = job.positions[first + j] != -1 &&
+                          (job.mask_columns == nullptr || job.mask_columns[first + j] < job.n_mask_columns);
     view->blank[j] = occupied ? 0.0f : -kInfinity;
     n_occupied += occupied ? 1 : 0;
   }
@@ -90,24 +91,33 @@ bool masks_are_zero(const PageJob& job, std::int64_t page) {
   return !any_lane(reinterpret_cast<vi>(any));
 }
 
+// The page's masks in row r, in place or put together in `room`; what stands at empty cells has no meaning.
+GTQ_INLINE const std::uint16_t* mask_row(const PageJob& job, const PageView& view, int r, std::uint16_t* room) {
+  const auto* row =
+      reinterpret_cast<const std::uint16_t*>(reinterpret_cast<const char*>(job.mask) + r * job.mask_row_stride);
+  const std::int64_t first = view.page * kPageCells;
+  if (job.mask_columns != nullptr) {
+    for (int j = 0; j < view.n_cells; ++j) {
+      room[j] = view.blank[j] == 0.0f ? row[job.mask_columns[first + j]] : 0;
+    }
+    return room;
+  }
+  if (view.n_cells == kPageCells) return row + first;
+  __builtin_memcpy(room, row + first, view.n_cells * sizeof(std::uint16_t));
+  return room;
+}
+
 // Masks of all rows as floats to masks[r * kTileCells], -inf for empty cells; false when no row attends any.
 bool load_masks(const PageJob& job, float* masks, PageView* view) {
   if (job.mask == nullptr) return true;
-  if (view->plain && masks_are_zero(job, view->page)) return true;
+  if (view->plain && job.mask_columns == nullptr && masks_are_zero(job, view->page)) return true;
   view->plain = false;
-  std::uint16_t tail[kPageCells];
-  if (view->n_cells < kPageCells) __builtin_memset(tail, 0, sizeof(tail));
+  std::uint16_t room[kPageCells] = {};
   vi any{};
   for (int r = 0; r < job.n_rows; ++r) {
-    const char* row = reinterpret_cast<const char*>(job.mask) + r * job.mask_row_stride;
-    const void* from = row + view->page * kPageCells * sizeof(std::uint16_t);
-    if (view->n_cells < kPageCells) {
-      __builtin_memcpy(tail, from, view->n_cells * sizeof(std::uint16_t));
-      from = tail;
-    }
+    const std::uint16_t* row = mask_row(job, *view, r, room);
     for (int j = 0; j < kPageCells; j += kLanes) {
-      const vf mask =
-          half_to_float(load<vh>(static_cast<const std::uint16_t*>(from) + j)) + load<vf>(view->blank + j);
+      const vf mask = half_to_float(load<vh>(row + j)) + load<vf>(view->blank + j);
       store(masks + r * kTileCells + j, mask);
       any |= mask > -kInfinity;
     }

@@ -16,8 +16,9 @@ constexpr std::uint16_t kHalfMinusInfinity = 0xfc00;
 
 struct Case {
   LayerProfile layer;
-  std::unique_ptr<LayerCodec> codec;
-  Cache cache;
+  std::unique_ptr<LayerCodec> codec, recent_codec;
+  Cache cache, recent;
+  std::vector<std::int32_t> recent_cells;
   std::vector<float> q, sinks, out;
   std::vector<std::uint16_t> mask;
   AttentionCall call;
@@ -27,6 +28,24 @@ std::vector<cpu::Kernel> all_kernels() {
   std::vector<cpu::Kernel> kernels = emulated_kernels();
   kernels.insert(kernels.end(), cpu::supported_kernels().begin(), cpu::supported_kernels().end());
   return kernels;
+}
+
+// The token in a slot of `cache` as that of a cell of the oracle.
+void decode_token(const LayerCodec& codec, const Cache& cache, std::int64_t slot, std::int64_t cell,
+                  reference::AttentionInput& input) {
+  std::vector<std::uint8_t> keys(codec.key_token_bytes()), values(codec.value_token_bytes());
+  std::vector<float> key(input.head_dim_k), value(input.head_dim_v);
+  codec.load_key_rows(cache.key_pages.data(), slot, keys.data());
+  codec.load_value_rows(cache.value_pages.data(), slot, values.data());
+  const std::uint8_t *key_row = keys.data(), *value_row = values.data();
+  for (int h = 0; h < input.n_kv_heads; ++h) {
+    codec.key_codec(h).decode(key_row, cache.positions[slot], key.data());
+    codec.value_codec(h).decode(value_row, value.data());
+    std::copy(key.begin(), key.end(), &input.keys[(h * input.kv_len + cell) * input.head_dim_k]);
+    std::copy(value.begin(), value.end(), &input.values[(h * input.kv_len + cell) * input.head_dim_v]);
+    key_row += codec.key_codec(h).row_bytes();
+    value_row += codec.value_codec(h).row_bytes();
+  }
 }
 
 std::vector<double> expected(const Case& c) {
@@ -48,23 +67,20 @@ std::vector<double> expected(const Case& c) {
   input.logit_softcap = c.call.logit_softcap;
   input.alibi_max_bias = c.call.alibi_max_bias;
 
-  std::vector<std::uint8_t> keys(codec.key_token_bytes()), values(codec.value_token_bytes());
-  std::vector<float> key(input.head_dim_k), value(input.head_dim_v);
+  std::vector<bool> filled(input.kv_len);
   for (std::int64_t j = 0; j < input.kv_len; ++j) {
-    if (c.cache.positions[j] == kEmptyCell) {
-      for (std::int64_t r = 0; r < input.n_rows; ++r) input.mask[r * input.kv_len + j] = kHalfMinusInfinity;
-      continue;
-    }
-    codec.load_key_rows(c.cache.key_pages.data(), j, keys.data());
-    codec.load_value_rows(c.cache.value_pages.data(), j, values.data());
-    const std::uint8_t *key_row = keys.data(), *value_row = values.data();
-    for (int h = 0; h < input.n_kv_heads; ++h) {
-      codec.key_codec(h).decode(key_row, c.cache.positions[j], key.data());
-      codec.value_codec(h).decode(value_row, value.data());
-      std::copy(key.begin(), key.end(), &input.keys[(h * input.kv_len + j) * input.head_dim_k]);
-      std::copy(value.begin(), value.end(), &input.values[(h * input.kv_len + j) * input.head_dim_v]);
-      key_row += codec.key_codec(h).row_bytes();
-      value_row += codec.value_codec(h).row_bytes();
+    if (c.cache.positions[j] == kEmptyCell) continue;
+    decode_token(codec, c.cache, j, j, input);
+    filled[j] = true;
+  }
+  for (std::size_t i = 0; i < c.recent_cells.size(); ++i) {
+    if (c.recent.positions[i] == kEmptyCell || c.recent_cells[i] >= input.kv_len) continue;
+    decode_token(*c.recent_codec, c.recent, static_cast<std::int64_t>(i), c.recent_cells[i], input);
+    filled[c.recent_cells[i]] = true;
+  }
+  for (std::int64_t j = 0; j < input.kv_len; ++j) {
+    for (std::int64_t r = 0; !filled[j] && r < input.n_rows; ++r) {
+      input.mask[r * input.kv_len + j] = kHalfMinusInfinity;
     }
   }
   return reference::attention(input);
@@ -109,6 +125,43 @@ std::vector<std::uint16_t> random_mask(Random& random, std::int64_t n_rows, std:
   return mask;
 }
 
+LayerCodec* new_codec(Random& random, const LayerProfile& layer) {
+  const int n_groups = layer.head_dim_k / kGroupDims;  // a key spends any number of bits on them
+  const double k_bits = 1.0 * random_int(random, n_groups, 6 * n_groups) / n_groups;
+  return new LayerCodec(layer, Budget{k_bits, 1.0 * random_int(random, 1, 6)});
+}
+
+// Takes some tokens out of the pages, a run of cells or any, and puts them apart as recent ones; some slots
+// stay empty and some hold tokens of cells that the call does not see.
+void set_recent_apart(Random& random, Case& c) {
+  const auto n_cells = static_cast<std::int32_t>(c.cache.positions.size());
+  for (std::int32_t cell = 0; cell < n_cells + 10; ++cell) c.recent_cells.push_back(cell);
+  if (random_int(random, 0, 1) == 0) {
+    std::shuffle(c.recent_cells.begin(), c.recent_cells.end(), random);
+  } else {
+    c.recent_cells.erase(c.recent_cells.begin(), c.recent_cells.begin() + random_int(random, 0, n_cells));
+  }
+  c.recent_cells.resize(random_int(random, 1, std::min<int>(150, static_cast<int>(c.recent_cells.size()))));
+  std::vector<std::int32_t> positions;
+  for (const std::int32_t cell : c.recent_cells) {
+    const bool stays = random_int(random, 0, 9) == 0;
+    positions.push_back(stays ? kEmptyCell : cell < n_cells ? c.cache.positions[cell] : 5);
+    if (!stays && cell < n_cells) c.cache.positions[cell] = kEmptyCell;
+  }
+  c.cache.page_positions.update(c.cache.positions.data(), n_cells);
+  c.recent_codec.reset(new_codec(random, c.layer));
+  c.recent = random_cache(random, *c.recent_codec, std::move(positions), random_int(random, 0, 2) == 0);
+}
+
+PackedTokens recent_tokens(const Case& c) {
+  return {.codec = c.recent_codec.get(),
+          .key_pages = c.recent.key_pages.data(),
+          .value_pages = c.recent.value_pages.data(),
+          .positions = c.recent.positions.data(),
+          .page_positions = &c.recent.page_positions,
+          .kv_len = static_cast<std::int64_t>(c.recent.positions.size())};
+}
+
 Case random_case(unsigned seed, bool prefill, int most_cells = 300) {
   Random random(seed);
   Case c;
@@ -118,15 +171,18 @@ Case random_case(unsigned seed, bool prefill, int most_cells = 300) {
   const float shares[] = {0.0f, 0.5f, 1.0f};
   c.layer =
       random_layer(random, n_q_heads, n_kv_heads, head_dim_k, head_dim_v, shares[random_int(random, 0, 2)]);
-  const int n_groups = head_dim_k / kGroupDims;  // a key spends any number of bits on them
-  const double k_bits = 1.0 * random_int(random, n_groups, 6 * n_groups) / n_groups;
-  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{k_bits, 1.0 * random_int(random, 1, 6)});
+  c.codec.reset(new_codec(random, c.layer));
   c.cache = random_cache(random, *c.codec, random_positions(random, random_int(random, 1, most_cells)),
                          random_int(random, 0, 2) == 0);
+  if (random_int(random, 0, 1) == 0) set_recent_apart(random, c);
   const int n_rows = prefill ? random_int(random, 8, 60) : random_int(random, 1, 3);
   const float sigma = random_int(random, 0, 1) == 0 ? 0.3f : 1.0f;
   for (int i = 0; i < n_rows * n_q_heads * head_dim_k; ++i) c.q.push_back(random_normal(random, sigma));
   c.call = make_call(*c.codec, c.cache, n_q_heads, n_rows, c.q, c.out);
+  if (c.recent_codec != nullptr) {
+    c.call.recent = recent_tokens(c);
+    c.call.recent_cells = c.recent_cells.data();
+  }
   if (random_int(random, 0, 2) != 0) {
     c.mask = random_mask(random, n_rows, c.call.kv_len);
     c.call.mask = c.mask.data();
