@@ -26,6 +26,18 @@ Budget parse_budget(std::string_view text);
 std::string to_string(const Budget& budget);
 int hundredths(double bits);  // 3.25 -> 325
 
+// What a cache spends: a budget on its tokens, and kRecentBudget on so many of the last ones, a multiple of 64.
+struct CacheBudget {
+  Budget tokens;
+  int recent = 0;
+};
+inline constexpr Budget kRecentBudget{6, 6};
+inline constexpr int kMostRecent = 8192;
+
+// "k4v4" -> {{4, 4}, 0}, "k3v3r128" -> {{3, 3}, 128}. Throws Error for anything else.
+CacheBudget parse_cache_budget(std::string_view text);
+std::string to_string(const CacheBudget& budget);
+
 // How one KV head is coded. A slot is a place in coded order: slot 16 g + 2 b + r is dim r of rope_block b of
 // quant_group g. Groups are ascending by width.
 struct HeadPlan {

@@ -53,6 +53,10 @@ class LayerCodec {
   void store_keys(std::uint8_t* pages, std::int64_t cell, const float* keys, std::int32_t position,
                   HeadRange heads) const;
   void store_values(std::uint8_t* pages, std::int64_t cell, const float* values, HeadRange heads) const;
+  // And back: what the codes of a cell stand for.
+  void load_keys(const std::uint8_t* pages, std::int64_t cell, std::int32_t position, float* keys,
+                 HeadRange heads) const;
+  void load_values(const std::uint8_t* pages, std::int64_t cell, float* values, HeadRange heads) const;
 
   // Token rows of all KV heads of one token, head after head.
   std::size_t key_token_bytes() const;

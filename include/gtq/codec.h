@@ -47,6 +47,7 @@ class KeyCodec {
   // `turn` is that of the position (Rope::make_turn); heads of one layer share it.
   void encode(const float* key, const float* turn, std::uint8_t* row) const;
   void decode(const std::uint8_t* row, std::int32_t position, float* key) const;
+  void decode(const std::uint8_t* row, const float* turn, float* key) const;
   // Both mean keys at the position of a turn. [kMeans][head_dim]
   void turn_means(const float* turn, float* means) const;
   // Index of the one that is nearer to a finite key.

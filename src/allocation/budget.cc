@@ -38,6 +38,26 @@ bool take(std::string_view& text, char c) {
   return true;
 }
 
+// Both numbers are 0 when there is no budget at the front of the text.
+Budget take_budget(std::string_view& text) {
+  Budget budget{0, 0};
+  if (take(text, 'k')) budget.k_bits = take_bits(text);
+  if (budget.k_bits > 0 && take(text, 'v')) budget.v_bits = take_bits(text);
+  return budget.v_bits > 0 ? budget : Budget{0, 0};
+}
+
+// "r64", "r128", ...; 0 when it is none of them.
+int recent_of(std::string_view text) {
+  constexpr int kStep = 64;  // tokens of a page
+  if (!take(text, 'r') || text.empty() || text[0] == '0') return 0;
+  int n = 0;
+  for (const char c : text) {
+    if (!is_digit(c) || n > kMostRecent) return 0;
+    n = 10 * n + (c - '0');
+  }
+  return n % kStep == 0 && n <= kMostRecent ? n : 0;
+}
+
 double true_bits(int head_dim, double bits) {
   constexpr int kNormBits = 8;  // one norm byte per row
   return bits + static_cast<double>(kNormBits) / head_dim;
@@ -47,10 +67,8 @@ double true_bits(int head_dim, double bits) {
 
 Budget parse_budget(std::string_view text) {
   std::string_view rest = text;
-  Budget budget{0, 0};
-  if (take(rest, 'k')) budget.k_bits = take_bits(rest);
-  if (take(rest, 'v')) budget.v_bits = take_bits(rest);
-  if (budget.k_bits == 0 || budget.v_bits == 0 || !rest.empty()) {
+  const Budget budget = take_budget(rest);
+  if (budget.k_bits == 0 || !rest.empty()) {
     throw Error(fmt::format(
         "a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, and not \"{}\"", text));
   }
@@ -58,6 +76,23 @@ Budget parse_budget(std::string_view text) {
 }
 
 std::string to_string(const Budget& budget) { return fmt::format("k{:g}v{:g}", budget.k_bits, budget.v_bits); }
+
+CacheBudget parse_cache_budget(std::string_view text) {
+  std::string_view rest = text;
+  const CacheBudget budget{take_budget(rest), recent_of(rest)};
+  if (budget.tokens.k_bits == 0 || (!rest.empty() && budget.recent == 0)) {
+    throw Error(
+        fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, and with the last "
+                    "64, 128, ... {} "
+                    "tokens in {} as in k3v3r128; not \"{}\"",
+                    kMostRecent, to_string(kRecentBudget), text));
+  }
+  return budget;
+}
+
+std::string to_string(const CacheBudget& budget) {
+  return to_string(budget.tokens) + (budget.recent > 0 ? fmt::format("r{}", budget.recent) : "");
+}
 
 int hundredths(double bits) { return static_cast<int>(std::lround(100 * bits)); }
 

@@ -8,7 +8,7 @@ namespace {
 
 void code_by_gtq(const EvalCache& cache, const LayerProfile& layer, const RecordedRows& rows, CodedRows& out) {
   const Rope rope(layer.head_dim_k, layer.rope);
-  const std::vector<HeadPlan> plans = plan_layer(layer, cache.budget);
+  const std::vector<HeadPlan> plans = plan_layer(layer, cache.budget.tokens);
   std::vector<std::uint8_t> bytes;
   for (int h = 0; h < layer.n_kv_heads; ++h) {
     const KeyCodec key_codec(plans[h], rope);
@@ -23,13 +23,13 @@ void code_by_gtq(const EvalCache& cache, const LayerProfile& layer, const Record
       value_codec.decode(bytes.data(), value);
     }
   }
-  out.true_bits_k = true_bits_k(layer.head_dim_k, cache.budget);
-  out.true_bits_v = true_bits_v(layer.head_dim_v, cache.budget);
+  out.true_bits_k = true_bits_k(layer.head_dim_k, cache.budget.tokens);
+  out.true_bits_v = true_bits_v(layer.head_dim_v, cache.budget.tokens);
 }
 
 void code_by_paper(const EvalCache& cache, const LayerProfile& layer, const RecordedRows& rows,
                    CodedRows& out) {
-  const reference::PaperLayer codec(cache.paper_recipe(), layer, cache.budget);
+  const reference::PaperLayer codec(cache.paper_recipe(), layer, cache.budget.tokens);
   for (std::int64_t t = 0; t < rows.n_tokens; ++t) {
     codec.simulate_keys(&out.keys[t * layer.n_kv_heads * layer.head_dim_k]);
     codec.simulate_values(&out.values[t * layer.n_kv_heads * layer.head_dim_v]);

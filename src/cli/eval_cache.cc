@@ -18,7 +18,7 @@ constexpr std::array<std::string_view, 6> kStockTypes = {"q8_0", "q5_1", "q5_0",
 double simulated_true_bits(const EvalCache& cache, const Profile& profile) {
   double bits = 0, n_values = 0;
   for (const LayerProfile& layer : profile.layers) {
-    const reference::PaperLayer simulated(cache.paper_recipe(), layer, cache.budget);
+    const reference::PaperLayer simulated(cache.paper_recipe(), layer, cache.budget.tokens);
     const int n_keys = layer.n_kv_heads * layer.head_dim_k, n_others = layer.n_kv_heads * layer.head_dim_v;
     bits += simulated.true_bits_k() * n_keys + simulated.true_bits_v() * n_others;
     n_values += n_keys + n_others;
@@ -47,14 +47,14 @@ EvalCache parse_eval_cache(const std::string& name) {
     budget = name.substr(simulated.size() + 1);
   }
   try {
-    cache.budget = parse_budget(budget);
+    cache.budget = parse_cache_budget(budget);
   } catch (const Error&) {
-    throw Error(
-        fmt::format("\"{}\" is no cache to measure; use f16, {}, a budget such as k3v3, block-gtq-k3v3 or "
-                    "tq-mse-k3v3",
-                    printable(name), fmt::join(kStockTypes, ", ")));
+    throw Error(fmt::format(
+        "\"{}\" is no cache to measure; use f16, {}, a budget such as k3v3 or k3v3r128, block-gtq-k3v3 or "
+        "tq-mse-k3v3",
+        printable(name), fmt::join(kStockTypes, ", ")));
   }
-  if (cache.is_simulated()) reference::require_whole_bits(cache.budget);
+  if (cache.is_simulated()) reference::require_paper_budget(cache.budget);
   return cache;
 }
 

@@ -15,7 +15,7 @@ struct EvalCache {
   std::string name;        // as it was asked for
   std::string stock_type;  // -ctk and -ctv of llama.cpp; empty: the plugin's cache
   std::string recipe;      // GTQ_RECIPE
-  Budget budget;
+  CacheBudget budget;
 
   // Arguments and variables ("NAME=value") that give a stock program this cache.
   std::vector<std::string> arguments() const;
@@ -24,8 +24,8 @@ struct EvalCache {
   reference::PaperRecipe paper_recipe() const;  // when simulated
 };
 
-// "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl": stock. "f16": 16 bits through the plugin. "k3v3": packed.
-// "block-gtq-k3v3", "tq-mse-k3v3": simulated. Throws Error for any other name.
+// "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl": stock. "f16": 16 bits through the plugin. "k3v3",
+// "k3v3r128": packed. "block-gtq-k3v3", "tq-mse-k3v3": simulated. Throws Error for any other name.
 EvalCache parse_eval_cache(const std::string& name);
 // Comma separated.
 std::vector<EvalCache> parse_eval_caches(const std::string& names);

@@ -21,15 +21,20 @@ namespace {
 
 const std::string kBudgetHelp = "bits per key and per value, k<1..6>v<1..6>, fractions allowed (k3.5v3.25)";
 
+const std::string kCacheBudgetHelp = kBudgetHelp + ", and with the last 128 tokens in k6v6: k3v3r128";
+
 // A wrong budget is a usage error, found before any file is opened.
-std::string check_budget(const std::string& text) {
+template <auto parse>
+std::string check_with(const std::string& text) {
   try {
-    parse_budget(text);
+    parse(text);
     return "";
   } catch (const Error& error) {
     return error.what();
   }
 }
+constexpr auto check_budget = check_with<parse_budget>;
+constexpr auto check_cache_budget = check_with<parse_cache_budget>;
 
 void add_calibrate(CLI::App& app, CalibrateOptions& options, std::function<int()>& verb) {
   CLI::App* sub = app.add_subcommand("calibrate", "run a model over a text and write its profile");
@@ -61,7 +66,7 @@ void add_inspect(CLI::App& app, InspectOptions& options, std::function<int()>& v
 CLI::App* add_run(CLI::App& app, RunOptions& options, std::function<int()>& verb) {
   CLI::App* sub = app.add_subcommand(
       "run", "start a llama.cpp program with its KV cache packed: gtq run [OPTIONS] -- PROGRAM ARGUMENTS...");
-  sub->add_option("--kv", options.kv, kBudgetHelp)->check(check_budget)->capture_default_str();
+  sub->add_option("--kv", options.kv, kCacheBudgetHelp)->check(check_cache_budget)->capture_default_str();
   sub->add_option("--profile", options.profile,
                   "profile (default: made on first use, kept in the user's cache)");
   sub->add_option("--recipe", options.recipe, "gtq, block-gtq, tq-mse (simulated) or f16")

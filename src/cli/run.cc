@@ -39,8 +39,8 @@ std::string choose_profile(const RunOptions& options) {
 }  // namespace
 
 int run(const RunOptions& options) {
-  const Budget budget = parse_budget(options.kv);
-  if (options.recipe == "block-gtq" || options.recipe == "tq-mse") reference::require_whole_bits(budget);
+  const CacheBudget budget = parse_cache_budget(options.kv);
+  if (options.recipe == "block-gtq" || options.recipe == "tq-mse") reference::require_paper_budget(budget);
   const fs::path program = find_program(options.command.front());
   const fs::path plugin = plugin_path();
   const std::string profile = choose_profile(options);

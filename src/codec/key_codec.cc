@@ -118,10 +118,16 @@ void KeyCodec::unpack(const std::uint8_t* row, float* centroids) const {
 }
 
 void KeyCodec::decode(const std::uint8_t* row, std::int32_t position, float* key) const {
+  float turn[kMaxHeadDim];
+  rope_.make_turn(position, turn);
+  decode(row, turn, key);
+}
+
+void KeyCodec::decode(const std::uint8_t* row, const float* turn, float* key) const {
   const int d = plan_.head_dim_k;
   float y[kMaxHeadDim], mean[kMaxHeadDim];
   unpack(row, y);
-  rope_.rotate(&plan_.mean_keys[key_mean_index(row[0]) * d], position, mean);
+  rope_.apply_turn(turn, &plan_.mean_keys[key_mean_index(row[0]) * d], mean);
   const float norm = key_norm(row[0]);
   for (int slot = 0; slot < d; ++slot) {
     if (slot % kGroupDims == 0) hadamard(y + slot, kGroupDims);

@@ -86,6 +86,30 @@ void LayerCodec::store_values(std::uint8_t* pages, std::int64_t cell, const floa
   }
 }
 
+void LayerCodec::load_keys(const std::uint8_t* pages, std::int64_t cell, std::int32_t position, float* keys,
+                           HeadRange heads) const {
+  const auto [offset, in_page] = place_of(cell, impl_->key_page_bytes);
+  float turn[kMaxHeadDim];
+  cpu::active_kernel().encoder->make_turn(impl_->angles, position, turn);
+  for (int h = heads.begin; h < heads.end; ++h) {
+    const Impl::Head& head = *impl_->heads[h];
+    std::uint8_t row[kMaxRowBytes];
+    head.key_layout.load(pages + offset + head.key_offset, in_page, row);
+    head.key_codec.decode(row, turn, keys + h * head_dim_k());
+  }
+}
+
+void LayerCodec::load_values(const std::uint8_t* pages, std::int64_t cell, float* values,
+                             HeadRange heads) const {
+  const auto [offset, in_page] = place_of(cell, impl_->value_page_bytes);
+  for (int h = heads.begin; h < heads.end; ++h) {
+    const Impl::Head& head = *impl_->heads[h];
+    std::uint8_t row[kMaxRowBytes];
+    head.value_layout.load(pages + offset + head.value_offset, in_page, row);
+    head.value_codec.decode(row, values + h * head_dim_v());
+  }
+}
+
 void LayerCodec::store_key_rows(std::uint8_t* pages, std::int64_t cell, const std::uint8_t* rows) const {
   const auto [offset, in_page] = place_of(cell, impl_->key_page_bytes);
   for (const auto& head : impl_->heads) {

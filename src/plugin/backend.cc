@@ -51,7 +51,7 @@ bool is_cache_node(const ggml_tensor* node) { return is_cache_store(node) || is_
 void run_custom(ggml_tensor*, int thread, int n_threads, void* userdata) {
   const auto& [context, node] = *static_cast<const std::pair<Context*, const ggml_tensor*>*>(userdata);
   if (node->op == GGML_OP_SET_ROWS) {
-    store_rows(node, thread, n_threads);
+    store_rows(node, context->barrier, thread, n_threads);
   } else if (node->op == GGML_OP_ROPE) {
     shift_keys(node, thread, n_threads);
   } else {

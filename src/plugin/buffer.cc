@@ -59,8 +59,9 @@ Rows rows_of(const ggml_tensor* tensor, std::size_t offset, std::size_t size) {
   return {r, static_cast<std::int64_t>(start / r->nb[1]), static_cast<std::int64_t>(size / r->nb[1]), r->nb[1]};
 }
 
-StateHeader header_of(const Cache& cache, std::int64_t cell) {
-  return {kStateMagic, cache.positions[cell], cache.packing != nullptr ? cache.packing->state_tag() : kWideRow};
+std::uint64_t tag_of(const Cache& cache, bool is_recent) {
+  if (cache.packing == nullptr) return kWideRow;
+  return is_recent ? cache.packing->recent_state_tag() : cache.packing->state_tag();
 }
 
 std::uint16_t* staged_row(const Rows& rows, std::int64_t cell) {
@@ -76,15 +77,14 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* d
   for (std::int64_t i = 0; i < rows.count; ++i) {
     auto* out = static_cast<std::uint8_t*>(data) + i * rows.bytes;
     const std::int64_t cell = rows.first + i;
-    const StateHeader header = header_of(cache, cell);
+    const TokenPlace place = cache.place_of(own, cell);
+    const StateHeader header = {kStateMagic, place.position, tag_of(cache, place.pages == &own.recent)};
     std::memcpy(out, &header, sizeof header);
     out += sizeof header;
     if (cache.packing == nullptr) {
       write_wide_row(staged_row(rows, cell), rows.root->ne[0], out);
-    } else if (own.is_key) {
-      own.codec->load_key_rows(own.pages, cell, out);
     } else {
-      own.codec->load_value_rows(own.pages, cell, out);
+      place.pages->load_rows(place.at, out);
     }
   }
 }
@@ -113,32 +113,43 @@ bool clears_cells(const void* data, std::size_t size) {
 }
 
 void set_wide_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8_t* in) {
-  const CacheTensor& own = cache.tensors.at(rows.root);
+  const CodedPages& pages = cache.tensors.at(rows.root).pages;
   const std::int64_t n = rows.root->ne[0];
   if (cache.packing == nullptr) return read_wide_row(in, n, staged_row(rows, cell));
   std::vector<ggml_fp16_t> values(n);
   std::vector<float> row(n);
   read_wide_row(in, n, values.data());
   ggml_fp16_to_fp32_row(values.data(), row.data(), n);
-  own.store(cell, row.data(), cache.positions[cell]);
+  pages.store(cell, row.data(), cache.positions[cell], pages.all_heads());
+}
+
+// Among the recent tokens there may be no room for all that were saved as such.
+void set_packed_row(Cache& cache, const CacheTensor& own, std::int64_t cell, bool is_recent,
+                    const std::uint8_t* in) {
+  const TokenPlace place = cache.place_of(own, cell);
+  if (!is_recent || place.pages == &own.recent) return place.pages->store_rows(place.at, in);
+  std::vector<std::uint8_t> page(own.recent.page_bytes());
+  std::vector<float> vectors(own.recent.codec->n_kv_heads() * own.recent.head_dim());
+  const CodedPages saved = {own.pages.is_key, own.recent.codec, page.data()};
+  saved.store_rows(0, in);
+  saved.load(0, vectors.data(), place.position, saved.all_heads());
+  own.pages.store(cell, vectors.data(), place.position, own.pages.all_heads());
 }
 
 void set_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8_t* in) {
   StateHeader header;
   std::memcpy(&header, in, sizeof header);
-  const StateHeader expected = header_of(cache, cell);
-  if (header.magic != kStateMagic || (header.tag != expected.tag && header.tag != kWideRow)) {
+  const bool is_recent = cache.recent.n_slots() > 0 && header.tag == tag_of(cache, true);
+  if (header.magic != kStateMagic ||
+      (header.tag != tag_of(cache, false) && header.tag != kWideRow && !is_recent)) {
     refuse_state(cache, header);
   }
-  cache.positions[cell] = header.position;
+  cache.place_restored(cell, header.position, is_recent);
   in += sizeof header;
-  const CacheTensor& own = cache.tensors.at(rows.root);
   if (header.tag == kWideRow) {
     set_wide_row(cache, rows, cell, in);
-  } else if (own.is_key) {
-    own.codec->store_key_rows(own.pages, cell, in);
   } else {
-    own.codec->store_value_rows(own.pages, cell, in);
+    set_packed_row(cache, cache.tensors.at(rows.root), cell, is_recent, in);
   }
 }
 
@@ -155,6 +166,12 @@ void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* d
   cache.refresh_pages(rows.first, rows.count);
 }
 
+void copy_pages(std::uint8_t* bytes, std::size_t page_bytes, std::int64_t from, std::int64_t to,
+                std::int64_t n) {
+  std::memcpy(bytes + to / kPageTokens * page_bytes, bytes + from / kPageTokens * page_bytes,
+              n / kPageTokens * page_bytes);
+}
+
 // A stream copied to another one (seq_cp). Without it ggml would take every row out of its page and put it
 // back.
 bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tensor* dst) {
@@ -164,17 +181,20 @@ bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tenso
   if (from.root != to.root || from.count != to.count || (from.first | to.first | to.count) % kPageTokens != 0) {
     return false;
   }
+  if (cache.recent.n_slots() > 0 && to.count != cache.n_cells) return false;
   const CacheTensor& own = cache.tensors.at(to.root);
-  std::uint8_t* bytes = own.pages;
-  std::size_t page_bytes = 0;
   if (cache.packing == nullptr) {
-    bytes = static_cast<std::uint8_t*>(to.root->data);
-    page_bytes = kPageTokens * to.bytes;
+    copy_pages(static_cast<std::uint8_t*>(to.root->data), kPageTokens * to.bytes, from.first, to.first,
+               to.count);
   } else {
-    page_bytes = own.is_key ? own.codec->key_page_bytes() : own.codec->value_page_bytes();
+    copy_pages(own.pages.bytes, own.pages.page_bytes(), from.first, to.first, to.count);
   }
-  std::memcpy(bytes + to.first / kPageTokens * page_bytes, bytes + from.first / kPageTokens * page_bytes,
-              to.count / kPageTokens * page_bytes);
+  if (cache.recent.n_slots() > 0) {
+    const std::int64_t n = cache.recent.n_slots(), source = from.first / cache.n_cells,
+                       target = to.first / cache.n_cells;
+    copy_pages(own.recent.bytes, own.recent.page_bytes(), source * n, target * n, n);
+    cache.recent.copy_stream(source, target);
+  }
   std::copy_n(&cache.positions[from.first], to.count, &cache.positions[to.first]);
   cache.refresh_pages(to.first, to.count);
   return true;
@@ -252,12 +272,12 @@ std::unique_ptr<Cache> make_cache(const std::vector<ggml_tensor*>& roots) {
   cache->refresh_all_pages();
   std::size_t f16_bytes = 0;
   for (ggml_tensor* t : roots) {
-    cache->tensors[t] = {.is_key = cache_name(t)->is_key};
+    cache->tensors[t].pages.is_key = cache_name(t)->is_key;
     f16_bytes += ggml_nbytes(t);
   }
   if (const Packing* packing = settings().packing.get()) {
     cache->pack(*packing);
-    for (ggml_tensor* t : roots) t->data = cache->tensors.at(t).pages;
+    for (ggml_tensor* t : roots) t->data = cache->tensors.at(t).pages.bytes;
   } else {
     cache->staged = Mapping(f16_bytes);
     std::uint8_t* next = cache->staged.data();

@@ -19,10 +19,33 @@ std::size_t page_bytes(const LayerCodec& codec, bool is_key) {
 }
 
 // A packing that is not known yet spends at most whole bits and the norms of the narrowest heads.
-std::size_t most_page_bytes(const ggml_tensor* t, bool is_key) {
-  const double bits = std::ceil(is_key ? settings().budget.k_bits : settings().budget.v_bits);
+std::size_t most_page_bytes(const ggml_tensor* t, bool is_key, const Budget& budget) {
+  const double bits = std::ceil(is_key ? budget.k_bits : budget.v_bits);
   return static_cast<std::size_t>(t->ne[0] * static_cast<std::int64_t>(bits) / 8 + t->ne[0] / kLeastHeadDim) *
          kPageTokens;
+}
+
+// Of the pages of all cells, and of those of recent tokens.
+struct PackedBytes {
+  std::size_t cells, recent;
+};
+
+int recent_of(const ggml_tensor* t) {
+  return static_cast<int>(std::min<std::int64_t>(settings().budget.recent, t->ne[1]));
+}
+
+PackedBytes bytes_of(const ggml_tensor* t, const Packing* packing) {
+  const CacheName name = *cache_name(t);
+  const std::size_t page = packing != nullptr ? page_bytes(*packing->codec(name.layer), name.is_key)
+                                              : most_page_bytes(t, name.is_key, settings().budget.tokens);
+  PackedBytes bytes = {page * (t->ne[1] / kPageTokens * t->ne[2]), 0};
+  if (recent_of(t) > 0) {
+    const std::size_t recent_page = packing != nullptr
+                                        ? page_bytes(*packing->recent_codec(name.layer), name.is_key)
+                                        : most_page_bytes(t, name.is_key, kRecentBudget);
+    bytes.recent = recent_page * (recent_of(t) / kPageTokens + 1) * t->ne[2];
+  }
+  return bytes;
 }
 
 bool covers(const Profile& profile, const ggml_tensor* t) {
@@ -40,7 +63,7 @@ void pack_rows(const ggml_tensor* t, const CacheTensor& tensor, const std::vecto
     if (positions[cell] == kEmptyCell) continue;
     const char* staged = static_cast<const char*>(t->data) + cell * t->nb[1];
     ggml_fp16_to_fp32_row(reinterpret_cast<const ggml_fp16_t*>(staged), row.data(), t->ne[0]);
-    tensor.store(cell, row.data(), positions[cell]);
+    tensor.pages.store(cell, row.data(), positions[cell], tensor.pages.all_heads());
   }
 }
 
@@ -65,18 +88,41 @@ bool packable(const ggml_tensor* t, const Packing* packing) {
 }
 
 std::size_t packed_bytes(const ggml_tensor* t, const Packing* packing) {
-  const CacheName name = *cache_name(t);
-  const std::size_t page = packing != nullptr ? page_bytes(*packing->codec(name.layer), name.is_key)
-                                              : most_page_bytes(t, name.is_key);
-  return page * static_cast<std::size_t>(t->ne[1] / kPageTokens * t->ne[2]);
+  const PackedBytes bytes = bytes_of(t, packing);
+  return bytes.cells + bytes.recent;
 }
 
-void CacheTensor::store(std::int64_t cell, const float* row, std::int32_t position) const {
-  const HeadRange heads{0, codec->n_kv_heads()};
+std::size_t CodedPages::page_bytes() const { return plugin::page_bytes(*codec, is_key); }
+
+void CodedPages::store(std::int64_t at, const float* vectors, std::int32_t position, HeadRange heads) const {
   if (is_key) {
-    codec->store_keys(pages, cell, row, position, heads);
+    codec->store_keys(bytes, at, vectors, position, heads);
   } else {
-    codec->store_values(pages, cell, row, heads);
+    codec->store_values(bytes, at, vectors, heads);
+  }
+}
+
+void CodedPages::load(std::int64_t at, float* vectors, std::int32_t position, HeadRange heads) const {
+  if (is_key) {
+    codec->load_keys(bytes, at, position, vectors, heads);
+  } else {
+    codec->load_values(bytes, at, vectors, heads);
+  }
+}
+
+void CodedPages::store_rows(std::int64_t at, const std::uint8_t* rows) const {
+  if (is_key) {
+    codec->store_key_rows(bytes, at, rows);
+  } else {
+    codec->store_value_rows(bytes, at, rows);
+  }
+}
+
+void CodedPages::load_rows(std::int64_t at, std::uint8_t* rows) const {
+  if (is_key) {
+    codec->load_key_rows(bytes, at, rows);
+  } else {
+    codec->load_value_rows(bytes, at, rows);
   }
 }
 
@@ -92,11 +138,15 @@ void Cache::pack(const Packing& chosen) {
     widest = std::max(widest, static_cast<std::size_t>(t->ne[0]));
   }
   std::vector<float> row(widest);
+  const int n_recent = recent_of(tensors.begin()->first);
+  if (n_recent > 0) recent = RecentTokens(n_recent, n_streams, n_cells);
   pages = Mapping(size);  // from here on nothing fails: a cache is packed as a whole or not at all
   std::uint8_t* next = pages.data();
   for (auto& [t, tensor] : tensors) {
-    tensor.codec = chosen.codec(cache_name(t)->layer);
-    tensor.pages = next;
+    const int layer = cache_name(t)->layer;
+    tensor.pages.codec = chosen.codec(layer);
+    tensor.pages.bytes = next;
+    tensor.recent = {tensor.pages.is_key, chosen.recent_codec(layer), next + bytes_of(t, &chosen).cells};
     next += packed_bytes(t, &chosen);
     if (staged.size() > 0) pack_rows(t, tensor, positions, row);
   }
@@ -113,7 +163,68 @@ void Cache::clear() {
   pages.drop();
   staged.drop();
   std::ranges::fill(positions, kEmptyCell);
+  recent.clear();
   refresh_all_pages();
+}
+
+std::int32_t Cache::position_of(std::int64_t cell) const {
+  const std::int64_t slot = recent.slot_of(cell);
+  return slot == RecentTokens::kNone ? positions[cell] : recent.position(slot);
+}
+
+TokenPlace Cache::place_of(const CacheTensor& tensor, std::int64_t cell) const {
+  const std::int64_t slot = recent.slot_of(cell);
+  if (slot == RecentTokens::kNone) return {&tensor.pages, cell, positions[cell]};
+  return {&tensor.recent, slot, recent.position(slot)};
+}
+
+void Cache::place_batch(const std::vector<std::int64_t>& cells, const std::int32_t* token_positions) {
+  moves.clear();
+  if (recent.n_slots() > 0) recent.begin_batch(cells);
+  std::vector<std::int64_t> to_come(n_streams);
+  for (const std::int64_t cell : cells) ++to_come[cell / n_cells];
+  for (std::size_t t = 0; t < cells.size(); ++t) {
+    const std::int64_t cell = cells[t];
+    positions[cell] = token_positions[t];
+    if (to_come[cell / n_cells]-- <= recent.capacity()) enter(cell, token_positions[t]);
+  }
+  recent.end_batch();
+  std::int64_t refreshed = -1;
+  for (const std::int64_t cell : cells) {
+    if (cell / kPageTokens != refreshed) refresh_pages(cell, 1);
+    refreshed = cell / kPageTokens;
+  }
+  note_moves();
+}
+
+void Cache::place_restored(std::int64_t cell, std::int32_t position, bool is_recent) {
+  positions[cell] = position;
+  if (!is_recent) return recent.forget(cell);
+  moves.clear();
+  enter(cell, position);
+  note_moves();
+  for (const RecentTokens::Move& move : moves) {
+    for (const auto& [t, tensor] : tensors) {
+      std::vector<float> room(t->ne[0]);
+      move_token(tensor, move, tensor.pages.all_heads(), room.data());
+    }
+  }
+}
+
+void Cache::enter(std::int64_t cell, std::int32_t position) {
+  if (recent.n_slots() > 0 && recent.enter(cell, position, moves)) positions[cell] = kEmptyCell;
+}
+
+void Cache::note_moves() {
+  for (const RecentTokens::Move& move : moves) {
+    positions[move.cell] = move.position;
+    refresh_pages(move.cell, 1);
+  }
+}
+
+void move_token(const CacheTensor& tensor, const RecentTokens::Move& move, HeadRange heads, float* room) {
+  tensor.recent.load(move.slot, room, move.position, heads);
+  tensor.pages.store(move.cell, room, move.position, heads);
 }
 
 void Cache::refresh_pages(std::int64_t first_cell, std::int64_t n) {

@@ -12,6 +12,7 @@
 #include "gtq/attention.h"
 #include "plugin/mapping.h"
 #include "plugin/packing.h"
+#include "plugin/recent_tokens.h"
 
 namespace gtq::plugin {
 
@@ -29,12 +30,33 @@ bool packable(const ggml_tensor* t, const Packing* packing);
 // Exact where the packing is known; else at most this.
 std::size_t packed_bytes(const ggml_tensor* t, const Packing* packing);
 
-struct CacheTensor {
-  bool is_key;
-  const LayerCodec* codec = nullptr;  // nullptr while staged
-  std::uint8_t* pages = nullptr;
+// Keys or values of one layer under one codec. `at`: a cell or a slot.
+struct CodedPages {
+  bool is_key = false;
+  const LayerCodec* codec = nullptr;
+  std::uint8_t* bytes = nullptr;
 
-  void store(std::int64_t cell, const float* row, std::int32_t position) const;  // encodes one token
+  std::size_t page_bytes() const;
+  // Vectors of one token, head after head.
+  void store(std::int64_t at, const float* vectors, std::int32_t position, HeadRange heads) const;
+  void load(std::int64_t at, float* vectors, std::int32_t position, HeadRange heads) const;
+  void store_rows(std::int64_t at, const std::uint8_t* rows) const;
+  void load_rows(std::int64_t at, std::uint8_t* rows) const;
+
+  HeadRange all_heads() const { return {0, codec->n_kv_heads()}; }
+  int head_dim() const { return is_key ? codec->head_dim_k() : codec->head_dim_v(); }
+};
+
+// Keys or values of one layer. No codec: staged; no codec of recent tokens: none are kept apart.
+struct CacheTensor {
+  CodedPages pages, recent;
+};
+
+// Where the token of a cell is.
+struct TokenPlace {
+  const CodedPages* pages;
+  std::int64_t at;
+  std::int32_t position;
 };
 
 // Context of one KV buffer. Positions are stored once per cell for all its layers.
@@ -45,9 +67,11 @@ struct Cache {
   std::int64_t n_cells = 0;          // per stream
   std::int64_t n_streams = 0;
   std::map<const ggml_tensor*, CacheTensor> tensors;
-  std::vector<std::int32_t> positions;        // [n_streams][n_cells]
+  std::vector<std::int32_t> positions;        // [n_streams][n_cells], empty where the token is in `recent`
   std::vector<PagePositions> page_positions;  // [n_streams]
   std::vector<std::int64_t> masked_pages;     // taken for regular by regard_mask(), for one graph
+  RecentTokens recent;
+  std::vector<RecentTokens::Move> moves;  // that the stores of this graph begin with
 
   bool fits(const Profile& profile) const;  // it has all layers of this cache, in their shapes
   // Encodes what is staged, and from then on everything. Throws std::bad_alloc and then has changed nothing.
@@ -55,11 +79,25 @@ struct Cache {
   void pack(const Packing& chosen);
   void clear();
 
+  std::int32_t position_of(std::int64_t cell) const;
+  TokenPlace place_of(const CacheTensor& tensor, std::int64_t cell) const;
+  // Finds places for the tokens of a batch, which will be stored in these cells.
+  void place_batch(const std::vector<std::int64_t>& cells, const std::int32_t* token_positions);
+  // Finds a place for one token that is restored, among the recent ones if there is room.
+  void place_restored(std::int64_t cell, std::int32_t position, bool is_recent);
+
   // Call for cells (counted over all streams) whose positions changed.
   void refresh_pages(std::int64_t first_cell, std::int64_t n);
   void refresh_all_pages();
   PagePositions::Page& page_of(std::int64_t page);  // pages are counted over all streams
+
+ private:
+  void enter(std::int64_t cell, std::int32_t position);
+  void note_moves();
 };
+
+// Moves those heads of a token from its slot to its cell; `room`: for the vectors of all heads.
+void move_token(const CacheTensor& tensor, const RecentTokens::Move& move, HeadRange heads, float* room);
 
 ggml_backend_buffer_type_t buffer_type();
 // The cache that owns this tensor, nullptr when it is llama.cpp's own; packed_cache(): and when it is staged.

@@ -28,18 +28,34 @@ std::int64_t first_stream(const ggml_tensor* attention) {
   return static_cast<std::int64_t>(k->view_offs / root(k)->nb[2]);
 }
 
+void set_pages(const CodedPages& keys, const CodedPages& values, std::int64_t first_page,
+               PackedTokens& tokens) {
+  tokens.codec = keys.codec;
+  tokens.key_pages = keys.bytes + first_page * keys.page_bytes();
+  tokens.value_pages = values.bytes + first_page * values.page_bytes();
+}
+
+void set_recent(Cache& cache, const CacheTensor& keys, const CacheTensor& values, std::int64_t stream,
+                AttentionCall& call) {
+  const std::int64_t n_slots = cache.recent.n_slots();
+  set_pages(keys.recent, values.recent, n_slots / kPageTokens * stream, call.recent);
+  call.recent.positions = cache.recent.positions_of(stream);
+  call.recent.page_positions = &cache.recent.page_positions(stream);
+  call.recent.kv_len = n_slots;
+  call.recent_cells = cache.recent.cells_of(stream);
+}
+
 AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
   Cache& cache = *packed_cache(k);
-  AttentionCall call;
-  call.codec = cache.tensors.at(root(k)).codec;
+  const CacheTensor &keys = cache.tensors.at(root(k)), &values = cache.tensors.at(root(v));
   const std::int64_t stream = first_stream(node) + s;
-  const std::int64_t pages = cache.n_cells / kPageTokens * stream;
-  call.key_pages = cache.tensors.at(root(k)).pages + pages * call.codec->key_page_bytes();
-  call.value_pages = cache.tensors.at(root(v)).pages + pages * call.codec->value_page_bytes();
+  AttentionCall call;
+  set_pages(keys.pages, values.pages, cache.n_cells / kPageTokens * stream, call);
   call.positions = &cache.positions[stream * cache.n_cells];
   call.page_positions = &cache.page_positions[stream];
   call.kv_len = k->ne[1];
+  if (cache.recent.n_slots() > 0) set_recent(cache, keys, values, stream, call);
   call.n_q_heads = static_cast<int>(q->ne[2]);
   call.n_rows = q->ne[1];
   call.q = at<float>(q, 0, 0, s);
@@ -60,45 +76,39 @@ AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
 }
 
 void note_stored(Cache& cache, const ggml_tensor* store, const ggml_tensor* rope) {
-  const auto* positions = static_cast<const std::int32_t*>(rope->src[1]->data);
-  std::int64_t first = 0, n = 0;  // run of cells whose pages are still to be refreshed
-  for (std::int64_t t = 0; t < store->src[0]->ne[1]; ++t) {
-    const std::int64_t cell = cell_of(store->src[1], t);
-    cache.positions[cell] = positions[t];
-    if (n > 0 && cell == first + n) {
-      ++n;
-      continue;
-    }
-    cache.refresh_pages(first, n);
-    first = cell;
-    n = 1;
-  }
-  cache.refresh_pages(first, n);
+  std::vector<std::int64_t> cells(store->src[0]->ne[1]);
+  for (std::size_t t = 0; t < cells.size(); ++t)
+    cells[t] = cell_of(store->src[1], static_cast<std::int64_t>(t));
+  cache.place_batch(cells, static_cast<const std::int32_t*>(rope->src[1]->data));
 }
 
-// The layout of the cells of one page that some row of the mask lets through: regular, and where it starts.
-PagePositions::Page visible_page(const std::int32_t* positions, const ggml_tensor* mask, std::int64_t stream,
-                                 std::int64_t first_cell) {
+// The layout of the tokens of one page that some row of the mask lets through: regular, and where it starts.
+// `columns`: of the mask, by cell; nullptr: its own. Of the mask only those below mask->ne[0] exist.
+PagePositions::Page visible_page(const std::int32_t* positions, const std::int32_t* columns, std::int64_t n,
+                                 const ggml_tensor* mask, std::int64_t stream, std::int64_t page) {
   constexpr std::uint16_t kMasked = 0xfc00;  // -inf
-  PagePositions::Page page;
+  const std::int64_t first = page * kPageTokens, end = std::min<std::int64_t>(first + kPageTokens, n);
+  PagePositions::Page visible;
   bool seen = false;
-  const std::int64_t n = std::min<std::int64_t>(kPageTokens, mask->ne[0] - first_cell);
-  for (std::int64_t row = 0; row < mask->ne[1]; ++row) {
-    const auto* x = at<std::uint16_t>(mask, row, 0, stream) + first_cell;
-    for (std::int64_t j = 0; j < n; ++j) {
-      if (x[j] == kMasked) continue;
-      const std::int32_t start = positions[first_cell + j] - static_cast<std::int32_t>(j);
-      if (seen && start != page.start) return {0, false};
-      page.start = start;
+  for (std::int64_t cell = first; cell < end; ++cell) {
+    const std::int64_t column = columns != nullptr ? columns[cell] : cell;
+    if (positions[cell] == kEmptyCell || column >= mask->ne[0]) continue;
+    for (std::int64_t row = 0; row < mask->ne[1]; ++row) {
+      if (at<std::uint16_t>(mask, row, 0, stream)[column] == kMasked) continue;
+      const std::int32_t start = positions[cell] - static_cast<std::int32_t>(cell - first);
+      if (seen && start != visible.start) return {0, false};
+      visible.start = start;
       seen = true;
+      break;
     }
   }
-  return page;
+  return visible;
 }
 
 void forget_mask(Cache& cache) {
   for (const std::int64_t page : cache.masked_pages) cache.refresh_pages(page * kPageTokens, 1);
   cache.masked_pages.clear();
+  cache.recent.refresh_pages();
 }
 
 // llama.cpp does not say when it frees a cell, so a page that is being filled anew looks irregular, which is
@@ -108,12 +118,32 @@ void regard_mask(Cache& cache, const ggml_tensor* attention) {
   const ggml_tensor* mask = attention->src[3];
   if (mask == nullptr || mask->op != GGML_OP_NONE) return;  // not known before the graph runs
   for (std::int64_t s = 0; s < attention->src[0]->ne[3]; ++s) {
-    const std::int64_t stream = first_stream(attention) + s;
+    const std::int64_t stream = first_stream(attention) + s, mask_stream = s % mask->ne[3];
+    const std::int32_t* positions = &cache.positions[stream * cache.n_cells];
     auto& pages = cache.page_positions[stream].pages;
     for (std::int64_t p = 0; p * kPageTokens < mask->ne[0]; ++p) {
       if (pages[p].regular) continue;
-      pages[p] = visible_page(&cache.positions[stream * cache.n_cells], mask, s % mask->ne[3], p * kPageTokens);
+      pages[p] = visible_page(positions, nullptr, mask->ne[0], mask, mask_stream, p);
       if (pages[p].regular) cache.masked_pages.push_back(cache.n_cells / kPageTokens * stream + p);
+    }
+    const std::int64_t n_slots = cache.recent.n_slots();
+    for (std::int64_t p = 0; p * kPageTokens < n_slots; ++p) {
+      PagePositions::Page& page = cache.recent.page_positions(stream).pages[p];
+      if (page.regular) continue;
+      page = visible_page(cache.recent.positions_of(stream), cache.recent.cells_of(stream), n_slots, mask,
+                          mask_stream, p);
+    }
+  }
+}
+
+// Tokens of one page share bytes, but its heads do not: the moves are dealt out by both.
+void move_rows(const Cache& cache, const CacheTensor& own, int thread, int n_threads) {
+  const int n_heads = own.pages.codec->n_kv_heads();
+  std::vector<float> room(n_heads * own.pages.head_dim());
+  for (const RecentTokens::Move& move : cache.moves) {
+    for (int head = 0; head < n_heads; ++head) {
+      if ((move.cell / kPageTokens * n_heads + head) % n_threads != thread) continue;
+      move_token(own, move, {head, head + 1}, room.data());
     }
   }
 }
@@ -182,24 +212,22 @@ void note_positions(ggml_tensor** nodes, int n_nodes) {
   }
 }
 
-void store_rows(const ggml_tensor* node, int thread, int n_threads) {
+void store_rows(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n_threads) {
   Cache& cache = *packed_cache(node);
   const CacheTensor& own = cache.tensors.at(root(node));
-  const LayerCodec& codec = *own.codec;
+  if (!cache.moves.empty()) {
+    move_rows(cache, own, thread, n_threads);
+    barrier.wait(n_threads);  // before their slots are written
+  }
   const std::int64_t n_tokens = node->src[0]->ne[1];
-  // Cells of one page share bytes, but its heads do not: they are dealt out when there are few pages.
-  const int n_heads = codec.n_kv_heads(), n_shares = n_tokens < kPageTokens ? n_heads : 1;
+  // As moves are, but heads are only dealt out when there are few pages.
+  const int n_heads = own.pages.codec->n_kv_heads(), n_shares = n_tokens < kPageTokens ? n_heads : 1;
   for (std::int64_t t = 0; t < n_tokens; ++t) {
-    const std::int64_t cell = cell_of(node->src[1], t);
-    const auto* x = at<float>(node->src[0], t);
+    const TokenPlace place = cache.place_of(own, cell_of(node->src[1], t));
     for (int share = 0; share < n_shares; ++share) {
-      if ((cell / kPageTokens * n_shares + share) % n_threads != thread) continue;
-      const HeadRange heads{share * n_heads / n_shares, (share + 1) * n_heads / n_shares};
-      if (own.is_key) {
-        codec.store_keys(own.pages, cell, x, cache.positions[cell], heads);
-      } else {
-        codec.store_values(own.pages, cell, x, heads);
-      }
+      if ((place.at / kPageTokens * n_shares + share) % n_threads != thread) continue;
+      place.pages->store(place.at, at<float>(node->src[0], t), place.position,
+                         {share * n_heads / n_shares, (share + 1) * n_heads / n_shares});
     }
   }
 }
@@ -218,24 +246,20 @@ void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrie
 void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
   Cache& cache = *packed_cache(node);
   const CacheTensor& own = cache.tensors.at(root(node));
-  const LayerCodec& codec = *own.codec;
+  const LayerCodec& codec = *own.pages.codec;
   const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
-  const int n_heads = codec.n_kv_heads(), head_dim = codec.head_dim_k();
-  std::vector<std::uint8_t> rows(codec.key_token_bytes());
-  std::vector<float> keys(static_cast<std::size_t>(n_heads) * head_dim), turn(head_dim);
+  const int head_dim = codec.head_dim_k();
+  const HeadRange heads = own.pages.all_heads();
+  std::vector<float> keys(static_cast<std::size_t>(heads.end) * head_dim), turn(head_dim);
   for (std::int64_t cell = 0; cell < static_cast<std::int64_t>(cache.positions.size()); ++cell) {
-    const std::int32_t position = cache.positions[cell];
-    if (shift[cell] == 0 || position == kEmptyCell || cell / kPageTokens % n_threads != thread) continue;
-    codec.load_key_rows(own.pages, cell, rows.data());
+    const TokenPlace place = cache.place_of(own, cell);
+    const bool is_mine = place.at / kPageTokens % n_threads == thread;
+    if (shift[cell] == 0 || place.position == kEmptyCell || !is_mine) continue;
+    place.pages->load(place.at, keys.data(), place.position, heads);
     codec.rope().make_turn(shift[cell], turn.data());
-    const std::uint8_t* row = rows.data();
-    for (int h = 0; h < n_heads; ++h) {
-      float* key = &keys[h * head_dim];
-      codec.key_codec(h).decode(row, position, key);
-      codec.rope().apply_turn(turn.data(), key, key);
-      row += codec.key_codec(h).row_bytes();
-    }
-    own.store(cell, keys.data(), position + shift[cell]);
+    for (int h = 0; h < heads.end; ++h)
+      codec.rope().apply_turn(turn.data(), &keys[h * head_dim], &keys[h * head_dim]);
+    place.pages->store(place.at, keys.data(), place.position + shift[cell], heads);
   }
 }
 
@@ -248,6 +272,7 @@ void finish_shift(ggml_tensor** nodes, int n_nodes) {
     for (std::size_t cell = 0; cell < cache.positions.size(); ++cell) {
       if (cache.positions[cell] != kEmptyCell) cache.positions[cell] += shift[cell];
     }
+    cache.recent.shift(shift);
     cache.refresh_all_pages();
   }
 }

@@ -46,7 +46,7 @@ void load_profile(Settings& s) {
         "GTQ_PROFILE is not set, which GTQ_RECIPE={} needs; make a profile with `gtq calibrate -m MODEL`",
         s.recipe_name));
   }
-  reference::require_whole_bits(s.budget);
+  reference::require_paper_budget(s.budget);
   s.profile = read_profile(path);
 }
 
@@ -60,7 +60,7 @@ Settings load() {
     }
     s.recipe_name = environment("GTQ_RECIPE", "gtq");
     s.recipe = parse_recipe(s.recipe_name);
-    s.budget = parse_budget(environment("GTQ_KV", "k4v4"));
+    s.budget = parse_cache_budget(environment("GTQ_KV", "k4v4"));
     if (s.recipe != Recipe::kF16 && s.recipe != Recipe::kRecord) load_profile(s);
     s.active = true;
   } catch (const std::exception& e) {

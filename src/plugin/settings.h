@@ -16,7 +16,7 @@ struct Settings {
   bool active = false;  // false: no device is offered and llama.cpp keeps its own cache
   Recipe recipe = Recipe::kGtq;
   std::string recipe_name = "gtq";
-  Budget budget;
+  CacheBudget budget;
   Profile profile;                         // of the simulated recipes
   std::unique_ptr<const Packing> packing;  // of recipe gtq; nullptr without GTQ_PROFILE
 };

@@ -16,7 +16,7 @@ const reference::PaperLayer& simulated_layer(const LayerProfile& layer) {
   if (found != cache.end()) return found->second;
   const auto recipe = settings().recipe == Recipe::kBlockGtq ? reference::PaperRecipe::kBlockGtq
                                                              : reference::PaperRecipe::kTqMse;
-  return cache.try_emplace(layer.layer, recipe, layer, settings().budget).first->second;
+  return cache.try_emplace(layer.layer, recipe, layer, settings().budget.tokens).first->second;
 }
 
 }  // namespace

@@ -14,10 +14,12 @@ constexpr std::uint64_t kValueSeed = 2;
 
 }  // namespace
 
-void require_whole_bits(const Budget& budget) {
-  if (hundredths(budget.k_bits) % 100 == 0 && hundredths(budget.v_bits) % 100 == 0) return;
-  throw Error(fmt::format("block-gtq and tq-mse take whole bits only, for example k3v3, and not {}",
-                          to_string(budget)));
+void require_paper_budget(const CacheBudget& budget) {
+  const auto is_whole = [](double bits) { return hundredths(bits) % 100 == 0; };
+  if (is_whole(budget.tokens.k_bits) && is_whole(budget.tokens.v_bits) && budget.recent == 0) return;
+  throw Error(
+      fmt::format("block-gtq and tq-mse take whole bits, the same for all tokens, for example k3v3, and not {}",
+                  to_string(budget)));
 }
 
 PaperLayer::PaperLayer(PaperRecipe recipe, const LayerProfile& layer, const Budget& budget)

@@ -11,8 +11,9 @@ namespace gtq::reference {
 
 enum class PaperRecipe { kTqMse, kBlockGtq };
 
-// Throws Error when a budget has fractions: the paper's recipes have one number of bits for all heads.
-void require_whole_bits(const Budget& budget);
+// Throws Error for fractions of bits and recent tokens apart: the paper has one number of bits for all heads
+// and tokens.
+void require_paper_budget(const CacheBudget& budget);
 
 class PaperLayer {
  public:

@@ -52,6 +52,30 @@ TEST(Budget, RefusesEverythingElseWithAnExample) {
   }
 }
 
+TEST(CacheBudget, RoundTrips) {
+  for (const std::string text : {"k4v4", "k3.5v3.25", "k3v3r64", "k2.25v2r128", "k1v6r8192"}) {
+    EXPECT_EQ(to_string(parse_cache_budget(text)), text);
+  }
+  const CacheBudget budget = parse_cache_budget("k3v3r128");
+  EXPECT_EQ(budget.tokens.k_bits, 3);
+  EXPECT_EQ(budget.recent, 128);
+}
+
+TEST(CacheBudget, RefusesEverythingElseWithAnExample) {
+  for (const std::string text :
+       {"", "r128", "k3v3r", "k3v3r0", "k3v3r63", "k3v3r100", "k3v3r8256", "k3v3r-64", "k3v3 r64", "k3v3r64r64",
+        "k3v3r064", "k3v3r64 ", "k7v3r64", "k3v3r99999999999999999999"}) {
+    try {
+      parse_cache_budget(text);
+      ADD_FAILURE() << "accepted \"" << text << "\"";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_NE(message.find("as in k3v3r128"), std::string::npos) << message;
+      EXPECT_NE(message.find("\"" + text + "\""), std::string::npos) << message;
+    }
+  }
+}
+
 TEST(Budget, TrueBitsCountTheNormByte) {
   EXPECT_DOUBLE_EQ(true_bits_k(128, {3, 4}), 3.0625);
   EXPECT_DOUBLE_EQ(true_bits_v(128, {3, 4}), 4.0625);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -42,21 +43,40 @@ TEST_F(CacheTest, ContextShiftCostsLittle) {
   EXPECT_LT(after, 2.5 * before + 1e-4);
 }
 
-// A state that is taken out and put back, in other cells, gives the same bits.
-void expect_state_survives(llama_state_seq_flags flags) {
+bool keeps_recent() { return std::strchr(std::getenv("GTQ_KV"), 'r') != nullptr; }
+
+// A state that is taken out and put back, in other cells or over other tokens, gives the same bits. Over
+// others, recent tokens come to lie in other slots, where sums have another order.
+void expect_state_survives(llama_state_seq_flags flags, bool over_others = false) {
   const Context ctx = context(true, 2);
   decode(ctx.get(), 0, kPrompt);
   std::vector<std::uint8_t> state(llama_state_seq_get_size_ext(ctx.get(), 0, flags));
   ASSERT_EQ(llama_state_seq_get_data_ext(ctx.get(), state.data(), state.size(), 0, flags), state.size());
   const Logits expected = decode(ctx.get(), kPrompt, kPrompt + 1, {0, kPrompt});
   llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, -1, -1);
-  decode(ctx.get(), 100, 200, {1, 0});
+  if (over_others) decode(ctx.get(), 100, 200, {1, 0});
   ASSERT_EQ(llama_state_seq_set_data_ext(ctx.get(), state.data(), state.size(), 1, flags), state.size());
-  EXPECT_EQ(decode(ctx.get(), kPrompt, kPrompt + 1, {1, kPrompt}), expected);
+  const Logits restored = decode(ctx.get(), kPrompt, kPrompt + 1, {1, kPrompt});
+  if (over_others && keeps_recent()) return expect_near(expected, restored, 5e-5, "restored");
+  EXPECT_EQ(restored, expected);
 }
 
 TEST_F(CacheTest, StateInMemory) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_NONE); }
 TEST_F(CacheTest, StateOnDevice) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_ON_DEVICE); }
+TEST_F(CacheTest, StateOverOtherTokens) { expect_state_survives(LLAMA_STATE_SEQ_FLAGS_NONE, true); }
+
+// Tokens that are taken back and decoded again, as drafts that were not accepted, over pages of recent tokens.
+TEST_F(CacheTest, TokensTakenBack) {
+  const Context ctx = context(true), straight = context(true);
+  decode(ctx.get(), 0, kPrompt);
+  decode(straight.get(), 0, kPrompt);
+  for (int at = kPrompt; at < kPrompt + 40; at += 3) {
+    decode(ctx.get(), 0, 8, {0, at});
+    llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, at, -1);
+    const Logits expected = decode(straight.get(), at, at + 3, {0, at});
+    EXPECT_EQ(decode(ctx.get(), at, at + 3, {0, at}), expected) << at;
+  }
+}
 
 // llama.cpp applies it in a destructor, where nobody can catch an error: better an end in words than garbage.
 TEST_F(CacheTest, ForeignStateInMemoryEndsTheProgram) {
@@ -85,7 +105,7 @@ TEST_F(CacheTest, SequenceCopy) {
 
 // Four sequences in one batch, then a token of each per batch. With a stream for each, they run as if alone. In
 // a unified cache their cells mix within pages; float sums then differ in the last bits, which changes the
-// codes of a few later keys, so only the distance to f16 is compared.
+// codes of a few later keys, so only the distance to f16 is compared. There they share the recent tokens, too.
 TEST_F(CacheTest, SequencesDoNotMix) {
   constexpr int kShort = 70, kSteps = 12;
   const Context stock = context(false), alone = context(true), streams = context(true, 4),
@@ -107,7 +127,7 @@ TEST_F(CacheTest, SequencesDoNotMix) {
     }
   }
   std::printf("mean KLD %.5f alone, %.5f unified\n", kld_alone, kld_unified);
-  EXPECT_LT(kld_unified, 2 * kld_alone + 0.005);
+  EXPECT_LT(kld_unified, (keeps_recent() ? 5 : 2) * kld_alone + 0.005);
 }
 
 }  // namespace

@@ -41,9 +41,10 @@ TEST(PaperLayer, EveryKvHeadHasItsOwnKeys) {
 }
 
 TEST(PaperLayer, TakesWholeBitsOnly) {
-  EXPECT_NO_THROW(require_whole_bits({3, 4}));
-  EXPECT_THROW(require_whole_bits({3.5, 4}), Error);
-  EXPECT_THROW(require_whole_bits({3, 4.01}), Error);
+  EXPECT_NO_THROW(require_paper_budget({{3, 4}}));
+  EXPECT_THROW(require_paper_budget({{3.5, 4}}), Error);
+  EXPECT_THROW(require_paper_budget({{3, 4.01}}), Error);
+  EXPECT_THROW(require_paper_budget({{3, 4}, 64}), Error);
 }
 
 TEST(PaperLayer, ValuesAreTqMse) {

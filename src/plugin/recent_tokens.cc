@@ -1,0 +1,108 @@
+#include "plugin/recent_tokens.h"
+
+#include <algorithm>
+#include <set>
+
+namespace gtq::plugin {
+
+RecentTokens::RecentTokens(int recent, std::int64_t n_streams, std::int64_t n_cells)
+    : recent_(recent), cells_per_stream_(n_cells), slots_per_stream_(recent + kPageTokens) {
+  slots_.assign(n_streams * n_cells, kNone);
+  cells_.assign(n_streams * slots_per_stream_, kNone);
+  positions_.assign(cells_.size(), kEmptyCell);
+  page_positions_.resize(n_streams);
+  next_.assign(n_streams, 0);
+  entered_.assign(n_streams, 0);
+  refresh_pages();
+}
+
+void RecentTokens::refresh_pages() {
+  for (std::size_t s = 0; s < page_positions_.size(); ++s) {
+    page_positions_[s].update(positions_of(static_cast<std::int64_t>(s)), slots_per_stream_);
+  }
+}
+
+void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells) {
+  end_batch();
+  std::set<std::int64_t> streams;
+  for (const std::int64_t cell : cells) {
+    forget(cell);
+    streams.insert(stream_of(cell));
+  }
+  for (const std::int64_t stream : streams) rewind(stream);
+}
+
+void RecentTokens::end_batch() { std::ranges::fill(entered_, 0); }
+
+// Goes back over slots whose tokens were forgotten, such as drafts that were not accepted, so that the tokens
+// in their place continue the page.
+void RecentTokens::rewind(std::int64_t stream) {
+  const std::int32_t* cells = cells_of(stream);
+  if (std::all_of(cells, cells + slots_per_stream_, [](std::int32_t cell) { return cell == kNone; })) {
+    next_[stream] = 0;
+    return;
+  }
+  std::int64_t& next = next_[stream];
+  const auto before = [&] { return (next + slots_per_stream_ - 1) % slots_per_stream_; };
+  while (cells[before()] == kNone) next = before();
+}
+
+bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
+  if (slot_of(cell) != kNone) {
+    positions_[slots_[cell]] = position;
+    return true;
+  }
+  const std::int64_t stream = stream_of(cell), first = stream * slots_per_stream_;
+  if (entered_[stream] == recent_) return false;
+  ++entered_[stream];
+  std::int64_t& next = next_[stream];
+  if (next % kPageTokens == 0) {
+    for (std::int64_t slot = first + next; slot < first + next + kPageTokens; ++slot) {
+      if (cells_[slot] == kNone) continue;
+      moves.push_back({slot, stream * cells_per_stream_ + cells_[slot], positions_[slot]});
+      leave(slot);
+    }
+  }
+  slots_[cell] = static_cast<std::int32_t>(first + next);
+  cells_[first + next] = static_cast<std::int32_t>(cell - stream * cells_per_stream_);
+  positions_[first + next] = position;
+  next = (next + 1) % slots_per_stream_;
+  return true;
+}
+
+void RecentTokens::forget(std::int64_t cell) {
+  if (slot_of(cell) != kNone) leave(slot_of(cell));
+}
+
+void RecentTokens::leave(std::int64_t slot) {
+  slots_[slot / slots_per_stream_ * cells_per_stream_ + cells_[slot]] = kNone;
+  cells_[slot] = kNone;
+  positions_[slot] = kEmptyCell;
+}
+
+void RecentTokens::shift(const std::int32_t* by) {
+  for (std::size_t cell = 0; cell < slots_.size(); ++cell) {
+    if (slots_[cell] != kNone) positions_[slots_[cell]] += by[cell];
+  }
+}
+
+void RecentTokens::copy_stream(std::int64_t from, std::int64_t to) {
+  for (std::int64_t cell = 0; cell < cells_per_stream_; ++cell) forget(to * cells_per_stream_ + cell);
+  const std::int64_t distance = (to - from) * slots_per_stream_;
+  for (std::int64_t slot = from * slots_per_stream_; slot < (from + 1) * slots_per_stream_; ++slot) {
+    if (cells_[slot] == kNone) continue;
+    cells_[slot + distance] = cells_[slot];
+    positions_[slot + distance] = positions_[slot];
+    slots_[to * cells_per_stream_ + cells_[slot]] = static_cast<std::int32_t>(slot + distance);
+  }
+  next_[to] = next_[from];
+}
+
+void RecentTokens::clear() {
+  std::ranges::fill(slots_, kNone);
+  std::ranges::fill(cells_, kNone);
+  std::ranges::fill(positions_, kEmptyCell);
+  std::ranges::fill(next_, 0);
+}
+
+}  // namespace gtq::plugin

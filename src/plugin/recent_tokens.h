@@ -1,0 +1,70 @@
+// The last tokens of each stream of a cache, which lie apart from its pages under kRecentBudget: where they
+// are.
+//
+// Each stream has a ring of slots, page after page. Tokens take slots in the order in which they are stored, so
+// that positions within a page follow each other. When a page of the ring begins anew, its tokens move to their
+// cells: 64 at a time, and recent / 64 + 1 pages hold at least the last `recent` tokens. Cells are counted over
+// all streams, and so are slots.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "gtq/attention.h"
+
+namespace gtq::plugin {
+
+class RecentTokens {
+ public:
+  // A token that leaves its slot for its cell.
+  struct Move {
+    std::int64_t slot, cell;
+    std::int32_t position;
+  };
+
+  RecentTokens() = default;                                                // of a cache that keeps none
+  RecentTokens(int recent, std::int64_t n_streams, std::int64_t n_cells);  // n_cells: of one stream
+
+  int capacity() const { return recent_; }  // tokens of a batch that can enter a stream; 0: none are kept
+  std::int64_t n_slots() const { return slots_per_stream_; }  // of one stream
+  std::int64_t slot_of(std::int64_t cell) const { return slots_.empty() ? kNone : slots_[cell]; }
+  std::int32_t position(std::int64_t slot) const { return positions_[slot]; }
+  static constexpr std::int32_t kNone = -1;
+
+  // What attention reads. [n_slots] of one stream; cells are counted from the start of the stream.
+  const std::int32_t* positions_of(std::int64_t stream) const {
+    return &positions_[stream * slots_per_stream_];
+  }
+  const std::int32_t* cells_of(std::int64_t stream) const { return &cells_[stream * slots_per_stream_]; }
+  PagePositions& page_positions(std::int64_t stream) { return page_positions_[stream]; }
+  void refresh_pages();  // call when positions changed
+
+  // A batch of tokens takes these cells: the tokens that were there are forgotten. Batches, and what is
+  // restored between two of them, may each bring capacity() tokens per stream.
+  void begin_batch(const std::vector<std::int64_t>& cells);
+  void end_batch();
+  // Gives the token of a cell the next slot, if it has none. Tokens that make room are added to `moves`, to be
+  // done before the slot is written. False when the stream takes no more, see begin_batch().
+  bool enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
+  void forget(std::int64_t cell);
+
+  void shift(const std::int32_t* by);  // [cells] added to the positions
+  void copy_stream(std::int64_t from, std::int64_t to);
+  void clear();
+
+ private:
+  std::int64_t stream_of(std::int64_t cell) const { return cell / cells_per_stream_; }
+  void rewind(std::int64_t stream);
+  void leave(std::int64_t slot);
+
+  int recent_ = 0;
+  std::int64_t cells_per_stream_ = 0, slots_per_stream_ = 0;
+  std::vector<std::int32_t> slots_;            // [cells] kNone: in the cell
+  std::vector<std::int32_t> cells_;            // [slots] within the stream, kNone: empty
+  std::vector<std::int32_t> positions_;        // [slots]
+  std::vector<PagePositions> page_positions_;  // [streams]
+  std::vector<std::int64_t> next_;             // [streams] slot within the stream
+  std::vector<int> entered_;                   // [streams] in this batch or since the last one
+};
+
+}  // namespace gtq::plugin
