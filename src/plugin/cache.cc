@@ -180,7 +180,7 @@ TokenPlace Cache::place_of(const CacheTensor& tensor, std::int64_t cell) const {
 
 void Cache::place_batch(const std::vector<std::int64_t>& cells, const std::int32_t* token_positions) {
   moves.clear();
-  if (recent.n_slots() > 0) recent.begin_batch(cells);
+  if (recent.n_slots() > 0) recent.begin_batch(cells, token_positions, moves);
   std::vector<std::int64_t> to_come(n_streams);
   for (const std::int64_t cell : cells) ++to_come[cell / n_cells];
   for (std::size_t t = 0; t < cells.size(); ++t) {

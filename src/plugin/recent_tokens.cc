@@ -22,29 +22,38 @@ void RecentTokens::refresh_pages() {
   }
 }
 
-void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells) {
+void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells, const std::int32_t* positions,
+                               std::vector<Move>& moves) {
   end_batch();
+  for (const std::int64_t cell : cells) forget(cell);
   std::set<std::int64_t> streams;
-  for (const std::int64_t cell : cells) {
-    forget(cell);
-    streams.insert(stream_of(cell));
+  for (std::size_t t = 0; t < cells.size(); ++t) {
+    if (streams.insert(stream_of(cells[t])).second) rewind(cells[t], positions[t], moves);
   }
-  for (const std::int64_t stream : streams) rewind(stream);
 }
 
 void RecentTokens::end_batch() { std::ranges::fill(entered_, 0); }
 
-// Goes back over slots whose tokens were forgotten, such as drafts that were not accepted, so that the tokens
-// in their place continue the page.
-void RecentTokens::rewind(std::int64_t stream) {
-  const std::int32_t* cells = cells_of(stream);
-  if (std::all_of(cells, cells + slots_per_stream_, [](std::int32_t cell) { return cell == kNone; })) {
-    next_[stream] = 0;
-    return;
-  }
+// Before the first token of a batch goes to its place: goes back over slots whose tokens were forgotten, so
+// that it continues the page. Tokens in later cells and at later positions were taken back, as drafts that were
+// not accepted, but llama.cpp does not say so: they move out, for the case that they were not.
+void RecentTokens::rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
+  const std::int64_t stream = stream_of(cell), first = stream * slots_per_stream_;
   std::int64_t& next = next_[stream];
-  const auto before = [&] { return (next + slots_per_stream_ - 1) % slots_per_stream_; };
-  while (cells[before()] == kNone) next = before();
+  for (std::int64_t n = 0; n < slots_per_stream_; ++n) {
+    const std::int64_t last = (next + slots_per_stream_ - 1) % slots_per_stream_, slot = first + last;
+    const bool is_later = cells_[slot] > cell - stream * cells_per_stream_ && positions_[slot] > position;
+    if (cells_[slot] != kNone && !is_later) return;
+    if (is_later) move_out(slot, moves);
+    next = last;
+  }
+  next = 0;  // no token is left
+}
+
+void RecentTokens::move_out(std::int64_t slot, std::vector<Move>& moves) {
+  const std::int64_t first_cell = slot / slots_per_stream_ * cells_per_stream_;
+  moves.push_back({slot, first_cell + cells_[slot], positions_[slot]});
+  leave(slot);
 }
 
 bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
@@ -58,9 +67,7 @@ bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<M
   std::int64_t& next = next_[stream];
   if (next % kPageTokens == 0) {
     for (std::int64_t slot = first + next; slot < first + next + kPageTokens; ++slot) {
-      if (cells_[slot] == kNone) continue;
-      moves.push_back({slot, stream * cells_per_stream_ + cells_[slot], positions_[slot]});
-      leave(slot);
+      if (cells_[slot] != kNone) move_out(slot, moves);
     }
   }
   slots_[cell] = static_cast<std::int32_t>(first + next);

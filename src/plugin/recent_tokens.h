@@ -41,7 +41,8 @@ class RecentTokens {
 
   // A batch of tokens takes these cells: the tokens that were there are forgotten. Batches, and what is
   // restored between two of them, may each bring capacity() tokens per stream.
-  void begin_batch(const std::vector<std::int64_t>& cells);
+  void begin_batch(const std::vector<std::int64_t>& cells, const std::int32_t* positions,
+                   std::vector<Move>& moves);
   void end_batch();
   // Gives the token of a cell the next slot, if it has none. Tokens that make room are added to `moves`, to be
   // done before the slot is written. False when the stream takes no more, see begin_batch().
@@ -54,7 +55,8 @@ class RecentTokens {
 
  private:
   std::int64_t stream_of(std::int64_t cell) const { return cell / cells_per_stream_; }
-  void rewind(std::int64_t stream);
+  void rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
+  void move_out(std::int64_t slot, std::vector<Move>& moves);
   void leave(std::int64_t slot);
 
   int recent_ = 0;
