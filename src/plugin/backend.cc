@@ -12,6 +12,7 @@
 #include "plugin/device.h"
 #include "plugin/model_match.h"
 #include "plugin/ops.h"
+#include "plugin/positions.h"
 #include "plugin/recorder.h"
 #include "plugin/self_calibration.h"
 #include "plugin/settings.h"

@@ -15,16 +15,10 @@ bool is_key_shift(const ggml_tensor* node);  // in-place ROPE on a cache of ours
 const ggml_tensor* rope_of(const ggml_tensor* store);
 RopeParams rope_params(const ggml_tensor* rope);
 
-// Finds the places of all tokens that the stores of this graph will bring, and which pages its attention may
-// take for regular. Inputs are readable before the graph runs.
-void note_positions(ggml_tensor** nodes, int n_nodes);
-
 void store_rows(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n_threads);
 std::size_t attention_workspace(const ggml_tensor* node, int n_threads);
 void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrier, int thread, int n_threads);
-// Decodes, rotates on and encodes packed keys; their positions are moved by finish_shift(), when all layers are
-// done.
+// Decodes, rotates on and encodes packed keys; their positions are moved by finish_shift() (positions.h).
 void shift_keys(const ggml_tensor* node, int thread, int n_threads);
-void finish_shift(ggml_tensor** nodes, int n_nodes);
 
 }  // namespace gtq::plugin

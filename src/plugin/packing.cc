@@ -9,14 +9,13 @@ namespace gtq::plugin {
 
 Packing::Packing(Profile profile, const CacheBudget& budget)
     : profile_(std::move(profile)),
-      recent_(budget.recent),
       state_tag_(make_state_tag(profile_checksum(profile_), budget.tokens)),
       recent_state_tag_(make_state_tag(profile_checksum(profile_), kRecentBudget)) {
   const std::vector<Budget> budgets = share_budget(profile_, budget.tokens);
   for (std::size_t i = 0; i < budgets.size(); ++i) {
     const LayerProfile& layer = profile_.layers[i];
     codecs_.try_emplace(layer.layer, layer, budgets[i]);
-    if (recent_ > 0) recent_codecs_.try_emplace(layer.layer, layer, kRecentBudget);
+    if (budget.recent > 0) recent_codecs_.try_emplace(layer.layer, layer, kRecentBudget);
   }
 }
 

@@ -15,7 +15,6 @@ class Packing {
   Packing(Profile profile, const CacheBudget& budget);
 
   const Profile& profile() const { return profile_; }
-  int recent() const { return recent_; }  // tokens of a stream that are kept in kRecentBudget
   // nullptr when the profile does not have the layer; recent_codec(): and when no recent tokens are kept apart.
   const LayerCodec* codec(int layer) const { return find(codecs_, layer); }
   const LayerCodec* recent_codec(int layer) const { return find(recent_codecs_, layer); }
@@ -28,7 +27,6 @@ class Packing {
   static const LayerCodec* find(const Codecs& codecs, int layer);
 
   Profile profile_;
-  int recent_;
   Codecs codecs_, recent_codecs_;
   std::uint64_t state_tag_, recent_state_tag_;
 };

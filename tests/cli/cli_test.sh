@@ -74,7 +74,7 @@ test_arguments() {
   for budget in k0v4 k4v7 k4 4 k4v4v4 K4V4 k4.125v4 k4.v4 k6.5v4 'k4v4 ' ''; do
     expect 2 '' "$gtq" run --kv "$budget" --recipe f16 -- touch started
   done
-  expect 1 'block-gtq and tq-mse take whole bits only' "$gtq" run --kv k3.5v4 --recipe tq-mse -- touch started
+  expect 1 'block-gtq and tq-mse take whole bits, the same' "$gtq" run --kv k3.5v4 --recipe tq-mse -- touch started
   expect 2 'magic' "$gtq" run --recipe magic -- touch started
   [[ ! -e started ]] || fail 'the program was started'
   expect_no_file arguments

@@ -37,6 +37,10 @@ expect "k3v3, one sequence" "$(kld gtq k3v3 -b 256)" 0.02 0.10
 expect "k3v3, unified" "$(kld gtq k3v3 -kvu)" 0.02 0.10
 expect tq-mse "$(kld tq-mse k3v3)" 0.10 1.0
 
+# The last tokens in k6v6: what is read in small batches attends them.
+expect "k3v3, batches of 64" "$(kld gtq k3v3 -b 64 -ub 64)" 0.02 0.10
+expect "k3v3r128, batches of 64" "$(kld gtq k3v3r128 -b 64 -ub 64)" 0.002 0.02
+
 # A prompt shared by four sequences: copied from stream to stream, and one copy for all.
 for unified in -no-kvu -kvu; do
   GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$profile GTQ_KV=k3v3 "$llama/llama-batched-bench" -m "$model" -c 1024 -npp 64 \

@@ -63,10 +63,13 @@ def slots():
             save_and_restore(server, "f16")
         with Server(args, "k3v3", options) as server:
             save_and_restore(server, "k3v3")
+        with Server(args, "k3v3r128", options) as server:
+            save_and_restore(server, "k3v3r128")
         with Server(args, "k4v4", options) as server:
             expected = save_and_restore(server, "k4v4")
             refuse(server, "f16", "gtq: this saved state was not written by gtq", expected)
-            refuse(server, "k3v3", "gtq: this saved state was written with k3v3", expected)
+            for budget in ("k3v3", "k3v3r128"):
+                refuse(server, budget, "gtq: this saved state was written with k3v3", expected)
 
 
 def completion(budget, recipe, n_bytes, *options, before=lambda: None):
@@ -95,12 +98,13 @@ def shift():
     """Both programs shift more than once and go on to the end. What a small model writes after several shifts is often
     no text, from the f16 cache too; logits behind a shift are compared in cache_test.cc."""
     options = ["-c", "256", "--context-shift"]
-    with Server(args, "k6v6", options + ["-np", "1"]) as server:
-        reply = server.complete(TEXT[:600], 400)
-        check(reply["tokens_predicted"] == 400, "llama-server stopped early")
-        check(server.log().count("slot context shift") >= 2, "llama-server did not shift")
-        check("error" not in server.log().lower(), "an error in the log of llama-server")
-    check_text(reply["content"][:350], 40)  # before the first shift
+    for budget in ("k6v6", "k4v4r64"):
+        with Server(args, budget, options + ["-np", "1"]) as server:
+            reply = server.complete(TEXT[:600], 400)
+            check(reply["tokens_predicted"] == 400, "llama-server stopped early")
+            check(server.log().count("slot context shift") >= 2, "llama-server did not shift")
+            check("error" not in server.log().lower(), "an error in the log of llama-server")
+        check_text(reply["content"][:350], 40)  # before the first shift
     run = completion("k6v6", "gtq", 1000, "-n", "400", *options)
     check(run.returncode == 0, "llama-completion failed: " + run.stderr[-2000:])
     check(len(run.stdout) >= 1000, f"llama-completion stopped early: {run.stdout!r}")
@@ -110,8 +114,8 @@ def parallel():
     """Four requests at once, with a stream for each slot and with one cache for all. Sums of a batch differ in the last
     bits with its size, in the f16 cache too, so texts need not be equal to those of single requests; the divergence
     over several sequences is compared in plugin_test.sh."""
-    for options in ([], ["-kvu"]):
-        with Server(args, "k4v4", ["-c", "2048", "-np", "4", *options]) as server:
+    for budget, *options in (["k4v4"], ["k4v4", "-kvu"], ["k3v3r64"], ["k3v3r64", "-kvu"]):
+        with Server(args, budget, ["-c", "2048", "-np", "4", *options]) as server:
             def run(start):
                 return server.complete(TEXT[start:start + 300], 48)["content"]
             with concurrent.futures.ThreadPoolExecutor(4) as pool:

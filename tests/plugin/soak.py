@@ -12,7 +12,9 @@ import threading
 from server import Server, arguments
 
 REQUESTS = 200
-args = arguments(__doc__).parse_args()
+parser = arguments(__doc__)
+parser.add_argument("--kv", default="k3v3")
+args = parser.parse_args()
 here = os.path.dirname(os.path.abspath(__file__))
 with open(here + "/../../data/demo.txt") as file:
     TEXT = file.read()
@@ -22,7 +24,7 @@ done = 0
 lock = threading.Lock()
 # -cram: llama-server's own prompt cache, small enough to be full after a few requests.
 options = ["-c", "1024", "-np", "4", "--context-shift", "-cram", "64"]
-with Server(args, "k3v3", options) as server:
+with Server(args, args.kv, options) as server:
     def run(number):
         global done
         dice = random.Random(number)
