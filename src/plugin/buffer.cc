@@ -93,14 +93,16 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* d
 [[noreturn]] void refuse_state(const Cache& cache, const StateHeader& header) {
   std::string text = "this saved state was not written by gtq; load it without gtq, or make it again";
   if (header.magic == kStateMagic) {
-    const std::string saved = to_string(budget_of_tag(header.tag)), budget = to_string(settings().budget);
-    const char* profile = cache.packing == nullptr ? ", no profile yet"
-                          : saved == budget        ? ", another profile"
-                                                   : "";
+    const CacheBudget& budget = settings().budget;
+    const std::string saved = to_string(budget_of_tag(header.tag)), recent = to_string(kRecentBudget);
+    const bool is_ours = saved == to_string(budget.tokens) || (saved == recent && budget.recent > 0);
+    const char* profile = cache.packing == nullptr ? ", no profile yet" : is_ours ? ", another profile" : "";
+    const char* tokens = saved == recent ? " (for all tokens, or for recent ones)" : "";
     text = fmt::format(
-        "this saved state was written with {} and needs the same GTQ_KV and profile (this run: {}{}); make it "
+        "this saved state was written with {}{} and needs the same GTQ_KV and profile (this run: {}{}); make "
+        "it "
         "again",
-        saved, budget, profile);
+        saved, tokens, to_string(budget), profile);
   }
   say(text);
   throw Error(text);
