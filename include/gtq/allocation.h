@@ -26,7 +26,8 @@ Budget parse_budget(std::string_view text);
 std::string to_string(const Budget& budget);
 int hundredths(double bits);  // 3.25 -> 325
 
-// What a cache spends: a budget on its tokens, and kRecentBudget on so many of the last ones, a multiple of 64.
+// What a cache spends: a budget on its tokens, and kRecentBudget on the first 64 and so many of the last ones,
+// a multiple of 64.
 struct CacheBudget {
   Budget tokens;
   int recent = 0;

@@ -21,7 +21,8 @@ namespace {
 
 const std::string kBudgetHelp = "bits per key and per value, k<1..6>v<1..6>, fractions allowed (k3.5v3.25)";
 
-const std::string kCacheBudgetHelp = kBudgetHelp + ", and with the last 128 tokens in k6v6: k3v3r128";
+const std::string kCacheBudgetHelp =
+    kBudgetHelp + ", and with the first 64 and last 128 tokens in k6v6: k3v3r128";
 
 // A wrong budget is a usage error, found before any file is opened.
 template <auto parse>

@@ -40,10 +40,11 @@ PackedBytes bytes_of(const ggml_tensor* t, const Packing* packing) {
                                               : most_page_bytes(t, name.is_key, settings().budget.tokens);
   PackedBytes bytes = {page * (t->ne[1] / kPageTokens * t->ne[2]), 0};
   if (recent_of(t) > 0) {
+    const std::int64_t n_pages = RecentTokens::n_slots_for(recent_of(t)) / kPageTokens;
     const std::size_t recent_page = packing != nullptr
                                         ? page_bytes(*packing->recent_codec(name.layer), name.is_key)
                                         : most_page_bytes(t, name.is_key, kRecentBudget);
-    bytes.recent = recent_page * (recent_of(t) / kPageTokens + 1) * t->ne[2];
+    bytes.recent = recent_page * n_pages * t->ne[2];
   }
   return bytes;
 }
@@ -186,7 +187,7 @@ void Cache::place_batch(const std::vector<std::int64_t>& cells, const std::int32
   for (std::size_t t = 0; t < cells.size(); ++t) {
     const std::int64_t cell = cells[t];
     positions[cell] = token_positions[t];
-    if (to_come[cell / n_cells]-- <= recent.capacity()) enter(cell, token_positions[t]);
+    enter(cell, token_positions[t], --to_come[cell / n_cells] < recent.capacity());
   }
   recent.end_batch();
   std::int64_t refreshed = -1;
@@ -201,7 +202,7 @@ void Cache::place_restored(std::int64_t cell, std::int32_t position, bool is_rec
   positions[cell] = position;
   if (!is_recent) return recent.forget(cell);
   moves.clear();
-  enter(cell, position);
+  enter(cell, position, true);
   note_moves();
   for (const RecentTokens::Move& move : moves) {
     for (const auto& [t, tensor] : tensors) {
@@ -211,8 +212,11 @@ void Cache::place_restored(std::int64_t cell, std::int32_t position, bool is_rec
   }
 }
 
-void Cache::enter(std::int64_t cell, std::int32_t position) {
-  if (recent.n_slots() > 0 && recent.enter(cell, position, moves)) positions[cell] = kEmptyCell;
+void Cache::enter(std::int64_t cell, std::int32_t position, bool is_recent) {
+  if (recent.n_slots() == 0) return;
+  if (recent.enter_first(cell, position) || (is_recent && recent.enter(cell, position, moves))) {
+    positions[cell] = kEmptyCell;
+  }
 }
 
 void Cache::note_moves() {

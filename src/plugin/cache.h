@@ -92,7 +92,7 @@ struct Cache {
   PagePositions::Page& page_of(std::int64_t page);  // pages are counted over all streams
 
  private:
-  void enter(std::int64_t cell, std::int32_t position);
+  void enter(std::int64_t cell, std::int32_t position, bool is_recent);
   void note_moves();
 };
 

@@ -6,7 +6,7 @@
 namespace gtq::plugin {
 
 RecentTokens::RecentTokens(int recent, std::int64_t n_streams, std::int64_t n_cells)
-    : recent_(recent), cells_per_stream_(n_cells), slots_per_stream_(recent + kPageTokens) {
+    : recent_(recent), cells_per_stream_(n_cells), slots_per_stream_(n_slots_for(recent)) {
   slots_.assign(n_streams * n_cells, kNone);
   cells_.assign(n_streams * slots_per_stream_, kNone);
   positions_.assign(cells_.size(), kEmptyCell);
@@ -29,6 +29,8 @@ void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells, const std
   std::set<std::int64_t> streams;
   for (std::size_t t = 0; t < cells.size(); ++t) {
     if (streams.insert(stream_of(cells[t])).second) rewind(cells[t], positions[t], moves);
+    const std::int64_t slot = first_slot(cells[t]) + positions[t];
+    if (positions[t] < kFirst && cells_[slot] != kNone) move_out(slot, moves);  // of another sequence
   }
 }
 
@@ -38,11 +40,11 @@ void RecentTokens::end_batch() { std::ranges::fill(entered_, 0); }
 // that it continues the page. Tokens in later cells and at later positions were taken back, as drafts that were
 // not accepted, but llama.cpp does not say so: they move out, for the case that they were not.
 void RecentTokens::rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
-  const std::int64_t stream = stream_of(cell), first = stream * slots_per_stream_;
-  std::int64_t& next = next_[stream];
-  for (std::int64_t n = 0; n < slots_per_stream_; ++n) {
-    const std::int64_t last = (next + slots_per_stream_ - 1) % slots_per_stream_, slot = first + last;
-    const bool is_later = cells_[slot] > cell - stream * cells_per_stream_ && positions_[slot] > position;
+  const std::int64_t ring = first_slot(cell) + kFirst, cell_in_stream = cell % cells_per_stream_;
+  std::int64_t& next = next_[stream_of(cell)];
+  for (std::int64_t n = 0; n < n_ring(); ++n) {
+    const std::int64_t last = (next + n_ring() - 1) % n_ring(), slot = ring + last;
+    const bool is_later = cells_[slot] > cell_in_stream && positions_[slot] > position;
     if (cells_[slot] != kNone && !is_later) return;
     if (is_later) move_out(slot, moves);
     next = last;
@@ -56,24 +58,33 @@ void RecentTokens::move_out(std::int64_t slot, std::vector<Move>& moves) {
   leave(slot);
 }
 
+bool RecentTokens::enter_first(std::int64_t cell, std::int32_t position) {
+  if (position >= kFirst) return false;
+  if (slot_of(cell) != kNone) return put(cell, position, slot_of(cell));
+  const std::int64_t slot = first_slot(cell) + position;
+  return cells_[slot] == kNone && put(cell, position, slot);
+}
+
 bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
-  if (slot_of(cell) != kNone) {
-    positions_[slots_[cell]] = position;
-    return true;
-  }
-  const std::int64_t stream = stream_of(cell), first = stream * slots_per_stream_;
+  if (slot_of(cell) != kNone) return put(cell, position, slot_of(cell));
+  const std::int64_t stream = stream_of(cell), ring = first_slot(cell) + kFirst;
   if (entered_[stream] == recent_) return false;
   ++entered_[stream];
   std::int64_t& next = next_[stream];
   if (next % kPageTokens == 0) {
-    for (std::int64_t slot = first + next; slot < first + next + kPageTokens; ++slot) {
+    for (std::int64_t slot = ring + next; slot < ring + next + kPageTokens; ++slot) {
       if (cells_[slot] != kNone) move_out(slot, moves);
     }
   }
-  slots_[cell] = static_cast<std::int32_t>(first + next);
-  cells_[first + next] = static_cast<std::int32_t>(cell - stream * cells_per_stream_);
-  positions_[first + next] = position;
-  next = (next + 1) % slots_per_stream_;
+  put(cell, position, ring + next);
+  next = (next + 1) % n_ring();
+  return true;
+}
+
+bool RecentTokens::put(std::int64_t cell, std::int32_t position, std::int64_t slot) {
+  slots_[cell] = static_cast<std::int32_t>(slot);
+  cells_[slot] = static_cast<std::int32_t>(cell % cells_per_stream_);
+  positions_[slot] = position;
   return true;
 }
 

@@ -1,10 +1,11 @@
-// The last tokens of each stream of a cache, which lie apart from its pages under kRecentBudget: where they
-// are.
+// The last tokens of each stream of a cache, and the first ones, lie apart from its pages under kRecentBudget:
+// where they are. Cells are counted over all streams, and so are slots.
 //
-// Each stream has a ring of slots, page after page. Tokens take slots in the order in which they are stored, so
-// that positions within a page follow each other. When a page of the ring begins anew, its tokens move to their
-// cells: 64 at a time, and recent / 64 + 1 pages hold at least the last `recent` tokens. Cells are counted over
-// all streams, and so are slots.
+//   slots of a stream   | 64: positions 0 .. 63 | a ring of recent / 64 + 1 pages |
+//
+// Tokens take slots of the ring in the order in which they are stored, so that positions within a page follow
+// each other. When a page of the ring begins anew, its tokens move to their cells, 64 at a time; the others are
+// at least the last `recent` ones.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,9 @@ namespace gtq::plugin {
 
 class RecentTokens {
  public:
+  static constexpr std::int32_t kNone = -1;
+  static constexpr int kFirst = kPageTokens;  // tokens at the start of a sequence that stay
+
   // A token that leaves its slot for its cell.
   struct Move {
     std::int64_t slot, cell;
@@ -25,11 +29,11 @@ class RecentTokens {
   RecentTokens() = default;                                                // of a cache that keeps none
   RecentTokens(int recent, std::int64_t n_streams, std::int64_t n_cells);  // n_cells: of one stream
 
-  int capacity() const { return recent_; }  // tokens of a batch that can enter a stream; 0: none are kept
-  std::int64_t n_slots() const { return slots_per_stream_; }  // of one stream
+  static std::int64_t n_slots_for(int recent) { return kFirst + recent + kPageTokens; }
+  std::int64_t n_slots() const { return slots_per_stream_; }  // of one stream; 0: none are kept
+  int capacity() const { return recent_; }  // tokens of a batch that can enter the ring of a stream
   std::int64_t slot_of(std::int64_t cell) const { return slots_.empty() ? kNone : slots_[cell]; }
   std::int32_t position(std::int64_t slot) const { return positions_[slot]; }
-  static constexpr std::int32_t kNone = -1;
 
   // What attention reads. [n_slots] of one stream; cells are counted from the start of the stream.
   const std::int32_t* positions_of(std::int64_t stream) const {
@@ -40,13 +44,15 @@ class RecentTokens {
   void refresh_pages();  // call when positions changed
 
   // A batch of tokens takes these cells: the tokens that were there are forgotten. Batches, and what is
-  // restored between two of them, may each bring capacity() tokens per stream.
+  // restored between two of them, may each bring `recent` tokens per stream beside first ones. Tokens that make
+  // room are added to `moves`, to be done before anything is written.
   void begin_batch(const std::vector<std::int64_t>& cells, const std::int32_t* positions,
                    std::vector<Move>& moves);
-  void end_batch();
-  // Gives the token of a cell the next slot, if it has none. Tokens that make room are added to `moves`, to be
-  // done before the slot is written. False when the stream takes no more, see begin_batch().
+  // Gives the token of a cell a slot if it has none: that of its position, or the next one of the ring. False
+  // when it is no first token, or another one has its slot; when the stream takes no more of them.
+  bool enter_first(std::int64_t cell, std::int32_t position);
   bool enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
+  void end_batch();
   void forget(std::int64_t cell);
 
   void shift(const std::int32_t* by);  // [cells] added to the positions
@@ -55,8 +61,11 @@ class RecentTokens {
 
  private:
   std::int64_t stream_of(std::int64_t cell) const { return cell / cells_per_stream_; }
+  std::int64_t first_slot(std::int64_t cell) const { return stream_of(cell) * slots_per_stream_; }
+  std::int64_t n_ring() const { return slots_per_stream_ - kFirst; }
   void rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
   void move_out(std::int64_t slot, std::vector<Move>& moves);
+  bool put(std::int64_t cell, std::int32_t position, std::int64_t slot);
   void leave(std::int64_t slot);
 
   int recent_ = 0;
@@ -65,7 +74,7 @@ class RecentTokens {
   std::vector<std::int32_t> cells_;            // [slots] within the stream, kNone: empty
   std::vector<std::int32_t> positions_;        // [slots]
   std::vector<PagePositions> page_positions_;  // [streams]
-  std::vector<std::int64_t> next_;             // [streams] slot within the stream
+  std::vector<std::int64_t> next_;             // [streams] slot within the ring
   std::vector<int> entered_;                   // [streams] in this batch or since the last one
 };
 

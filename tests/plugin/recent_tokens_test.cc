@@ -28,9 +28,11 @@ struct Model {
     std::iota(at.begin(), at.end(), first_position);
     std::vector<RecentTokens::Move> moves;
     recent.begin_batch(batch, at.data(), moves);
-    const std::size_t n_entering = std::min<std::size_t>(batch.size(), recent.capacity());
-    for (std::size_t t = batch.size() - n_entering; t < batch.size(); ++t) {
-      EXPECT_TRUE(recent.enter(batch[t], at[t], moves));
+    for (std::size_t t = 0; t < batch.size(); ++t) {
+      const bool is_last = t + recent.capacity() >= batch.size();
+      const bool entered =
+          recent.enter_first(batch[t], at[t]) || (is_last && recent.enter(batch[t], at[t], moves));
+      EXPECT_TRUE(entered || !is_last);
     }
     recent.end_batch();
     for (const RecentTokens::Move& move : moves) {
@@ -58,8 +60,8 @@ struct Model {
       EXPECT_EQ(recent.position(slot), positions.at(cell));
     }
     for (std::size_t t = 0; t < batch.size(); ++t) {
-      const bool is_last = t + kRecent >= batch.size();
-      EXPECT_EQ(recent.slot_of(batch[t]) != RecentTokens::kNone, is_last) << t;
+      const bool stays = t + kRecent >= batch.size() || positions.at(batch[t]) < RecentTokens::kFirst;
+      EXPECT_EQ(recent.slot_of(batch[t]) != RecentTokens::kNone, stays) << t;
     }
   }
 };
@@ -95,8 +97,18 @@ TEST(RecentTokens, TheLastOnesAreKept) {
     int n = 0;
     for (int cell = t; cell >= 0 && model.recent.slot_of(cell) != RecentTokens::kNone; --cell) ++n;
     EXPECT_GE(n, std::min(t + 1, kRecent)) << t;
-    EXPECT_LE(n, kRecent + kPageTokens) << t;
+    EXPECT_LE(n, kRecent + kPageTokens + (t < 256 ? RecentTokens::kFirst : 0)) << t;
   }
+  for (int cell = 0; cell < RecentTokens::kFirst; ++cell) EXPECT_EQ(model.recent.slot_of(cell), cell);
+}
+
+// Two sequences in one stream: the later one has the slots of first tokens, and no token is lost.
+TEST(RecentTokens, FirstTokensOfTwoSequences) {
+  Model model;
+  model.store(run(0, 100), 0);
+  model.store(run(200, 30), 0);
+  model.check(run(200, 30));
+  for (int i = 0; i < RecentTokens::kFirst; ++i) EXPECT_EQ(model.recent.slot_of(i < 30 ? 200 + i : i), i);
 }
 
 // Drafts of eight tokens, of which three are accepted: pages stay regular, so that they are fast to attend.
@@ -124,10 +136,12 @@ TEST(RecentTokens, TokensInLaterCellsMoveOut) {
 TEST(RecentTokens, RestoredTokensDoNotPushEachOtherOut) {
   RecentTokens recent(kRecent, kStreams, kCells);
   std::vector<RecentTokens::Move> moves;
-  for (int cell = 0; cell < kRecent; ++cell) EXPECT_TRUE(recent.enter(cell, cell, moves));
-  EXPECT_FALSE(recent.enter(kRecent, kRecent, moves));
-  EXPECT_TRUE(recent.enter(7, 7, moves));       // it has its slot
-  EXPECT_TRUE(recent.enter(kCells, 0, moves));  // another stream
+  for (int cell = 0; cell < kRecent; ++cell) EXPECT_TRUE(recent.enter(cell, 100 + cell, moves));
+  EXPECT_FALSE(recent.enter(kRecent, 500, moves));
+  EXPECT_TRUE(recent.enter_first(kRecent, 3));
+  EXPECT_FALSE(recent.enter_first(kRecent + 1, 3));  // the slot is taken
+  EXPECT_TRUE(recent.enter(7, 7, moves));            // it has its slot
+  EXPECT_TRUE(recent.enter(kCells, 0, moves));       // another stream
   EXPECT_TRUE(moves.empty());
 }
 
@@ -151,9 +165,9 @@ TEST(RecentTokens, Shift) {
   Model model;
   model.store(run(0, 64), 0);
   std::vector<std::int32_t> by(kStreams * kCells);
-  by[63] = -10;
+  by[63] = 10;
   model.recent.shift(by.data());
-  EXPECT_EQ(model.recent.position(model.recent.slot_of(63)), 53);
+  EXPECT_EQ(model.recent.position(model.recent.slot_of(63)), 73);
   EXPECT_EQ(model.recent.position(model.recent.slot_of(62)), 62);
 }
 
