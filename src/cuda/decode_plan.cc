@@ -21,8 +21,8 @@ struct Areas {
 
 Areas areas(const DecodeParams& p) {
   const LayerView& layer = p.layer;
-  return {std::max(p.n_warps * p.scratch_bytes, p.n_tiles * kRows * layer.head_dim_k * 4),
-          p.n_tiles * layer.head_dim_k / 16 * 32 * 8, p.n_tiles * kMeans * p.mean_lanes * 16,
+  return {std::max(p.n_warps * p.scratch_bytes, p.span_pairs * layer.head_dim_k * 4),
+          p.span_pairs * layer.head_dim_k * 2, kMeans * p.span_pairs * layer.n_mean_groups * 64,
           decode_block(layer.head_dim_k, layer.head_dim_v, layer.n_mean_groups, layer.n_fast_groups).bytes};
 }
 
@@ -32,33 +32,37 @@ int scratch_bytes(const LayerView& layer) {
 }
 
 int ring_bytes(const DecodeParams& p) {
-  const int n_teams = p.n_warps / team_warps(p.layer.head_dim_v, p.n_tiles);
-  const int reduce = n_teams * p.n_tiles * kRows * (p.layer.head_dim_v + 8) * 4;
+  const int n_teams = p.n_warps / team_warps(p.layer.head_dim_v, p.span_pairs);
+  const int reduce = n_teams * p.span_pairs * (p.layer.head_dim_v + 8) * 4;
   return round_up(std::max(p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes), reduce), 128);
 }
 
 int total_bytes(const DecodeParams& p) { return ring_bytes(p) + areas(p).all(); }
 
 // Most warps that fit; false when too few do.
-bool choose_warps(const Layer::Impl& layer, int n_tiles, int n_stages, DecodeParams& p) {
-  p.n_tiles = n_tiles;
+bool choose_warps(const Layer::Impl& layer, int span_pairs, int n_stages, DecodeParams& p) {
+  p.span_pairs = span_pairs;
   p.n_stages = n_stages;
   const int key_bytes = static_cast<int>(p.layer.key_bytes),
             value_bytes = static_cast<int>(p.layer.value_bytes);
-  p.stage_bytes = round_up(value_offset(key_bytes, n_tiles) + value_bytes + kSummaryBytes, 16);
-  const int team = team_warps(p.layer.head_dim_v, n_tiles);
-  for (p.n_warps = most_warps(p.layer.head_dim_v, n_tiles); p.n_warps >= std::max(kFewestWarps, team);
+  p.stage_bytes = round_up(value_offset(key_bytes, span_pairs) + value_bytes + kSummaryBytes, 16);
+  const int team = team_warps(p.layer.head_dim_v, span_pairs);
+  for (p.n_warps = most_warps(p.layer.head_dim_v, span_pairs); p.n_warps >= std::max(kFewestWarps, team);
        p.n_warps -= team) {
     if (total_bytes(p) + kMostStaticSharedBytes <= layer.max_shared_bytes) return true;
   }
   return false;
 }
 
-// Two tiles where there are pairs for more than one: they need two stages (decode_team.cuh). Else one tile,
-// with one stage if need be.
-void choose_tiles(const Layer::Impl& layer, int n_pairs, DecodeParams& p) {
-  if (n_pairs > kRows && most_tiles(p.layer.head_dim_v) == 2 && choose_warps(layer, 2, 2, p)) return;
-  if (choose_warps(layer, 1, 2, p) || choose_warps(layer, 1, 1, p)) return;
+// The smallest span that holds all pairs, if any does. Teams need two stages (decode_team.cuh), others do with
+// one if need be.
+void choose_span(const Layer::Impl& layer, int n_pairs, DecodeParams& p) {
+  if (n_pairs > kWidePairs && most_pairs(p.layer.head_dim_v) == kTeamPairs &&
+      choose_warps(layer, kTeamPairs, 2, p)) {
+    return;
+  }
+  const int span_pairs = n_pairs <= kNarrowPairs ? kNarrowPairs : kWidePairs;
+  if (choose_warps(layer, span_pairs, 2, p) || choose_warps(layer, span_pairs, 1, p)) return;
   throw Error("pages of these heads do not fit the shared memory of this GPU; use a smaller budget");
 }
 
@@ -67,11 +71,10 @@ void choose_tiles(const Layer::Impl& layer, int n_pairs, DecodeParams& p) {
 int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& p) {
   p.group = call.n_q_heads / layer.view.n_kv_heads;
   p.scratch_bytes = scratch_bytes(layer.view);
-  p.mean_lanes = 32 * layer.view.n_mean_groups;
   const int n_pairs = p.group * call.n_rows;
-  choose_tiles(layer, n_pairs, p);
-  const int span = p.n_tiles * kRows;
-  p.n_spans = (n_pairs + span - 1) / span;
+  choose_span(layer, n_pairs, p);
+  p.mean_lanes = 4 * std::min(p.span_pairs, kWidePairs) * layer.view.n_mean_groups;
+  p.n_spans = (n_pairs + p.span_pairs - 1) / p.span_pairs;
 
   // More than one split needs every thread block resident at once: one per multiprocessor.
   const long long n_units = static_cast<long long>(call.sequences.batch) * layer.view.n_kv_heads * p.n_spans;
