@@ -68,14 +68,14 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
                                          long long first, std::uint32_t norm_bytes, const float* key_norms,
                                          const float (&scale)[kTiles], const float (&offset)[kTiles], int lane,
                                          float (&v)[kTiles][Tile::kKeys]) {
-  if (view.regular) page_phases(mean, view.start, lane);
+  if (view.regular && mean.n_fast_groups > 0) page_phases(mean, view.start, lane);
   const std::int32_t* positions =
       view.regular
           ? nullptr
           : p.call.cache.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
   const auto compute = [&](int c, Bias<Tile>(&bias)[kTiles]) {
     if (view.regular) {
-      regular_bias<Tile>(mean, c, offset, lane, bias);
+      regular_bias<Tile>(mean, c, view.start, offset, lane, bias);
     } else {
       irregular_bias<Tile>(mean, c, positions, offset, lane, bias);
     }
@@ -249,6 +249,7 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kPairs), 1)
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  __builtin_assume(lane >= 0 && lane < 32);
   const Team<VD, kPairs> team(warp);
   const int kv_head = static_cast<int>(blockIdx.y) / p.n_spans, span = static_cast<int>(blockIdx.y) % p.n_spans;
   const int first_pair = span * kPairs;
@@ -311,10 +312,9 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kPairs), 1)
       query,
       {terms_at, terms_at + kCells, terms_at + 2 * kCells},
       {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
-       reinterpret_cast<const float*>(block + parts.slopes),
-       reinterpret_cast<const std::uint64_t*>(block + parts.half_turns),
+       reinterpret_cast<const MeanBlock*>(block + parts.mean_blocks),
        reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, scalars.n_fast_groups,
-       p.mean_lanes, p.layer.n_mean_groups * kMeanBlocks},
+       scalars.n_slopes, p.mean_lanes},
       scalars.group_counts,
       lane,
       {},

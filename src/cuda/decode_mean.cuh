@@ -9,8 +9,8 @@
 // both factors; one is enough for mean groups whose coefficients are small. Slow rope_blocks (is_slow()) hardly
 // turn within a page: their sum is one polynomial in x,
 //   sum_i Re c_i (1 - (theta_i x)^2 / 2 + (theta_i x)^4 / 24) - Im c_i (theta_i x - (theta_i x)^3 / 6 + ...)
-// whose six coefficients a lane sums over its rope_blocks and the row over its lanes. Other pages: the angle of
-// every key on its own, f32.
+// of degree 5, or 2 where all are very slow, whose coefficients a lane sums over its rope_blocks and the row
+// over its lanes. Other pages: the angle of every key on its own, f32.
 //
 // Accuracy: 2^-20 of sum |c_i|, from the sine and cosine; one-product groups 5e-4 * kSmallMean.
 #pragma once
@@ -25,13 +25,12 @@
 namespace gtq::cuda {
 
 struct MeanTables {
-  const float4* coefficients;       // [2 means][tile][mean_lanes]
-  const uint4* basis;               // [fast mean_group][4 r][32 lanes]
-  const float* slopes;              // [kSlopes][n_slopes]
-  const std::uint64_t* half_turns;  // [8 n_groups]
-  float2* phases;                   // of this warp: [8 n_groups] or [64 keys]
-  std::uint32_t big;                // bit per mean group: three products
-  int n_groups, n_fast_groups, mean_lanes, n_slopes;
+  const float4* coefficients;  // [2 means][tile][mean_lanes]
+  const uint4* basis;          // [fast mean_group][4 r][32 lanes]
+  const MeanBlock* blocks;     // [8 n_groups]
+  float2* phases;              // of this warp: [8 n_fast_groups] or [64 keys]
+  std::uint32_t big;           // bit per mean group: three products
+  int n_groups, n_fast_groups, n_slopes, mean_lanes;
 };
 
 // Of a lane's keys: Tile::bias.
@@ -81,12 +80,16 @@ __device__ __forceinline__ void add_group(const float4 (&c)[kTiles], const uint4
   add(high, b);
 }
 
-// Phases of all rope_blocks at the centre of a page, shared by the warp.
+// Centre of a page.
+__device__ __forceinline__ std::uint32_t half_centre(int start) {
+  return 2 * static_cast<std::uint32_t>(start) + kCells - 1;
+}
+
+// Phases of the fast groups at the centre of a page, shared by the warp.
 __device__ __forceinline__ void page_phases(const MeanTables& mean, int start, int lane) {
-  const std::int64_t half_positions = 2 * static_cast<std::int64_t>(start) + kCells - 1;
 #pragma unroll 1
-  for (int i = lane; i < mean.n_groups * kMeanBlocks; i += 32) {
-    mean.phases[i] = phase(mean.half_turns[i], half_positions);
+  for (int i = lane; i < mean.n_fast_groups * kMeanBlocks; i += 32) {
+    mean.phases[i] = phase(*reinterpret_cast<const uint2*>(&mean.blocks[i].half_turns), half_centre(start));
   }
   __syncwarp();
 }
@@ -124,92 +127,97 @@ __device__ __forceinline__ void turn_group(const MeanTables& mean, int c, int gr
 }
 
 // Of a tile: of x^0, x^1, ...
-using Polynomial = float[kSlopes + 1];
+template <int kDegree>
+using Polynomial = float[kDegree + 1];
 
-// The slow groups of mean c and a tile; each lane of a row has its rope_blocks.
-template <int kTiles>
-__device__ __forceinline__ void add_slow_groups(const MeanTables& mean, int c, int lane,
-                                                Polynomial (&sum)[kTiles], WideTile) {
+// The slow groups of mean c.
+template <typename Tile, int kTiles, int kDegree>
+__device__ __forceinline__ void sum_slow_groups(const MeanTables& mean, int c, int start, int lane,
+                                                Polynomial<kDegree> (&sum)[kTiles]) {
+#pragma unroll
+  for (auto& of_tile : sum) {
+#pragma unroll
+    for (float& x : of_tile) x = 0.0f;
+  }
+  constexpr int kEach = Tile::kRows / 4;  // rope_blocks of a group that a lane has
 #pragma unroll 1
   for (int group = mean.n_fast_groups; group < mean.n_groups; ++group) {
-    float4 turned[kTiles];
-    turn_group<WideTile>(mean, c, group, lane, turned);
-    const float* slopes = mean.slopes + group * kMeanBlocks + 2 * (lane % 4);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) sum[tile][0] += turned[tile].x + turned[tile].z;
-#pragma unroll
-    for (int power = 1; power <= kSlopes; ++power) {
-      const float2 slope = *reinterpret_cast<const float2*>(slopes + (power - 1) * mean.n_slopes);
+    for (int e = 0; e < kEach; ++e) {
+      const int in_group = kEach * Tile::place_in_row(lane) + e;
+      const float4* of_block = reinterpret_cast<const float4*>(mean.blocks + group * kMeanBlocks + in_group);
+      const float4 first = of_block[0];
+      float slopes[5] = {first.z, first.w};
+      if constexpr (kDegree > 2) {
+        const float4 second = of_block[1];
+        slopes[2] = second.x, slopes[3] = second.y, slopes[4] = second.z;
+      }
+      const float2 w = phase({__float_as_uint(first.x), __float_as_uint(first.y)}, half_centre(start));
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const float4 a = turned[tile];
-        sum[tile][power] += power % 2 == 0 ? a.x * slope.x + a.z * slope.y : a.y * slope.x + a.w * slope.y;
+        const float2* of_row = reinterpret_cast<const float2*>(mean_set<kTiles>(mean, c, tile)) +
+                               (group * Tile::kRows + Tile::row(lane)) * kMeanBlocks;
+        const float2 a = turn(of_row[in_group], w);
+        sum[tile][0] += a.x;
+#pragma unroll
+        for (int power = 1; power <= kDegree; ++power) {
+          sum[tile][power] += (power % 2 == 0 ? a.x : a.y) * slopes[power - 1];
+        }
       }
     }
   }
-}
-
-__device__ __forceinline__ void add_slow_groups(const MeanTables& mean, int c, int lane, Polynomial (&sum)[1],
-                                                NarrowTile) {
-  // [row][8 rope_blocks] of a group: lane 4 g + t has row t, rope_block g.
-  const float2* coefficients =
-      reinterpret_cast<const float2*>(mean_set<1>(mean, c, 0)) + lane % 4 * kMeanBlocks;
-#pragma unroll 1
-  for (int block = mean.n_fast_groups * kMeanBlocks + lane / 4; block < mean.n_groups * kMeanBlocks;
-       block += kMeanBlocks) {
-    const float2 a = turn(coefficients[block / kMeanBlocks * (4 * kMeanBlocks) + lane / 4], mean.phases[block]);
-    sum[0][0] += a.x;
 #pragma unroll
-    for (int power = 1; power <= kSlopes; ++power) {
-      sum[0][power] += (power % 2 == 0 ? a.x : a.y) * mean.slopes[(power - 1) * mean.n_slopes + block];
-    }
-  }
-}
-
-template <typename Tile, int kTiles>
-__device__ __forceinline__ void sum_slow_groups(const MeanTables& mean, int c, int lane,
-                                                Polynomial (&sum)[kTiles]) {
+  for (auto& of_tile : sum) {
 #pragma unroll
-  for (int i = 0; i < kTiles * (kSlopes + 1); ++i) sum[i / (kSlopes + 1)][i % (kSlopes + 1)] = 0.0f;
-  add_slow_groups(mean, c, lane, sum, Tile{});
-#pragma unroll
-  for (int i = 0; i < kTiles * (kSlopes + 1); ++i) {
-    float& x = sum[i / (kSlopes + 1)][i % (kSlopes + 1)];
-    x = sum_of_row<Tile>(x);
+    for (float& x : of_tile) x = sum_of_row<Tile>(x);
   }
 }
 
 // bias = the polynomial at the lane's keys.
-template <typename Tile>
-__device__ __forceinline__ void evaluate(const Polynomial& a, int lane, Bias<Tile>& bias) {
-  static_assert(kSlopes == 5);
+template <typename Tile, int kDegree>
+__device__ __forceinline__ void evaluate(const float (&a)[kDegree + 1], int lane, Bias<Tile>& bias) {
+  constexpr int kEven = kDegree / 2 * 2, kOdd = (kDegree - 1) / 2 * 2 + 1;  // highest powers
 #pragma unroll
   for (int e = 0; e < Tile::kKeys / 8; ++e) {
     const float first = static_cast<float>(Tile::column(lane, e)) + 0.5f;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const float x = first + static_cast<float>(8 * r), y = x * x;
-      const float even = fmaf(fmaf(a[4], y, a[2]), y, a[0]), odd = fmaf(fmaf(a[5], y, a[3]), y, a[1]);
+      float even = a[kEven], odd = a[kOdd];
+#pragma unroll
+      for (int power = kEven - 2; power >= 0; power -= 2) even = fmaf(even, y, a[power]);
+#pragma unroll
+      for (int power = kOdd - 2; power >= 1; power -= 2) odd = fmaf(odd, y, a[power]);
       Tile::bias(bias, 8 * e + r) = fmaf(odd, x, even);
       Tile::bias(bias, 8 * e + r + 4) = fmaf(-odd, x, even);
     }
   }
 }
 
+// bias: offset + the term of the slow groups.
+template <typename Tile, int kDegree, int kTiles>
+__device__ __forceinline__ void slow_bias(const MeanTables& mean, int c, int start,
+                                          const float (&offset)[kTiles], int lane, Bias<Tile> (&bias)[kTiles]) {
+  Polynomial<kDegree> sum[kTiles];
+  sum_slow_groups<Tile, kTiles, kDegree>(mean, c, start, lane, sum);
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    sum[tile][0] += offset[tile];
+    evaluate<Tile, kDegree>(sum[tile], lane, bias[tile]);
+  }
+}
+
 // bias: offset + the term.
 template <typename Tile, int kTiles>
-__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, const float (&offset)[kTiles],
-                                             int lane, Bias<Tile> (&bias)[kTiles]) {
-  if (mean.n_fast_groups < mean.n_groups) {
-    Polynomial sum[kTiles];
-    sum_slow_groups<Tile>(mean, c, lane, sum);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      sum[tile][0] += offset[tile];
-      evaluate<Tile>(sum[tile], lane, bias[tile]);
-    }
-  } else {
+__device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, int start,
+                                             const float (&offset)[kTiles], int lane,
+                                             Bias<Tile> (&bias)[kTiles]) {
+  if (mean.n_fast_groups == mean.n_groups) {
     fill_bias<Tile>(offset, bias);
+  } else if (mean.n_slopes == kFewSlopes) {
+    slow_bias<Tile, kFewSlopes>(mean, c, start, offset, lane, bias);
+  } else {
+    slow_bias<Tile, kSlopes>(mean, c, start, offset, lane, bias);
   }
 #pragma unroll 1
   for (int group = 0; group < mean.n_fast_groups; ++group) {
@@ -228,8 +236,8 @@ __device__ inline void irregular_bias(const MeanTables& mean, int c, const std::
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();
     for (int slot = lane; slot < kCells; slot += 32) {
-      mean.phases[slot] =
-          phase(mean.half_turns[block], 2 * static_cast<std::int64_t>(positions[cell_of_slot(slot)]));
+      mean.phases[slot] = phase(*reinterpret_cast<const uint2*>(&mean.blocks[block].half_turns),
+                                2 * static_cast<std::uint32_t>(positions[cell_of_slot(slot)]));
     }
     __syncwarp();
 #pragma unroll

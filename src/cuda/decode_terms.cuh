@@ -25,8 +25,13 @@ __device__ __forceinline__ float4 load_four(const float* terms, int column, int 
   return *reinterpret_cast<const float4*>(terms + term_offset(column, half));
 }
 
+// byte / 16 + offset, exactly: 2^23 + byte is the number with `byte` as its lowest bits.
+__device__ __forceinline__ float sixteenths(std::uint32_t byte, float offset) {
+  return fmaf(__uint_as_float(0x4B000000u | byte), 0.0625f, offset - 524288.0f);
+}
+
 __device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
-  const float norm = exp2_fast(static_cast<float>(byte & 127) * 0.0625f - 3.0f);
+  const float norm = exp2_fast(sixteenths(byte & 127, -3.0f));
   return (byte & 128) != 0 ? norm : -norm;
 }
 
@@ -34,19 +39,23 @@ __device__ __forceinline__ float key_norm_of(std::uint32_t byte) {
 __device__ __forceinline__ std::uint32_t load_terms(const std::uint8_t* key_norms,
                                                     const std::uint8_t* value_norms, const PageTerms& terms,
                                                     int lane) {
-  std::uint32_t keys = 0;
+  std::uint32_t keys[2], values[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int cell = cell_of_slot(32 * half + lane), at = term_offset(lane % 8, half) + lane / 8;
-    const std::uint32_t key = key_norms[cell], value = value_norms[cell];
-    const float log_norm = value == 0 ? kLeastLogNorm : static_cast<float>(value) * 0.0625f - 10.0f;
-    terms.key_norms[at] = key_norm_of(key);
+    const int cell = cell_of_slot(32 * half + lane);
+    keys[half] = key_norms[cell];
+    values[half] = value_norms[cell];
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int at = term_offset(lane % 8, half) + lane / 8;
+    const float log_norm = values[half] == 0 ? kLeastLogNorm : sixteenths(values[half], -10.0f);
+    terms.key_norms[at] = key_norm_of(keys[half]);
     terms.log_norms[at] = log_norm;
-    terms.value_norms[at] = value == 0 ? 0.0f : exp2_fast(log_norm);
-    keys |= key << 8 * half;
+    terms.value_norms[at] = values[half] == 0 ? 0.0f : exp2_fast(log_norm);
   }
   __syncwarp();
-  return keys;
+  return keys[0] | keys[1] << 8;
 }
 
 }  // namespace gtq::cuda

@@ -26,6 +26,7 @@ struct WideTile {
   using Query = uint2;  // of a quant_group: coded slots 4 t ..+3 of row g, high and low bytes
 
   __device__ static __forceinline__ int row(int lane) { return lane / 4; }
+  __device__ static __forceinline__ int place_in_row(int lane) { return lane % 4; }
   __device__ static __forceinline__ int column(int lane, int e) { return 2 * (lane % 4) + e; }
 
   // Bytes of coded slots 4 t ..+3 of a row into the fragments of a quant_group.
@@ -88,6 +89,7 @@ struct NarrowTile {
   using Query = std::uint32_t;  // of a quant_group: coded slots 4 t ..+3 of row g / 2, high or low bytes
 
   __device__ static __forceinline__ int row(int lane) { return lane % 4; }
+  __device__ static __forceinline__ int place_in_row(int lane) { return lane / 4; }
   __device__ static __forceinline__ int column(int lane, int) { return lane / 4; }
 
   __device__ static __forceinline__ void put_query(Query* group, int row, int t, uint2 bytes) {
