@@ -63,12 +63,28 @@ __device__ __forceinline__ void load_words(const std::uint8_t* unit, int lane, s
   }
 }
 
-// Registers 2 k and 2 k + 1 from selectors of 8 nibbles, one per table.
+// The high 16 bits of selectors all of whose nibbles are below 8, in the low ones. As f16 numbers times one:
+// byte permutes, logic and shifts share a pipe, f16 products have another. Exact: such halves are finite.
+__device__ __forceinline__ std::uint32_t upper_half(std::uint32_t selectors) {
+  std::uint32_t result;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      ".reg .b32 both;\n"
+      "mov.b32 {low, high}, %1;\n"
+      "mov.b32 both, {high, high};\n"
+      "mul.rn.f16x2 %0, both, %2;\n"
+      "}"
+      : "=r"(result)
+      : "r"(selectors), "r"(0x3C003C00));
+  return result;
+}
+
+// Registers 2 k and 2 k + 1 from selectors of 8 nibbles, one per table; those of the first table are below 8.
 template <int N>
 __device__ __forceinline__ void look_up(const std::uint32_t* tables, const std::uint32_t (&selectors)[N],
                                         std::uint32_t& first, std::uint32_t& second) {
   first = permute(tables[0], tables[1], selectors[0]);
-  second = permute(tables[0], tables[1], selectors[0] >> 16);
+  second = permute(tables[0], tables[1], upper_half(selectors[0]));
 #pragma unroll
   for (int s = 1; s < N; ++s) {
     first ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s]);
@@ -87,12 +103,12 @@ __device__ __forceinline__ void expand(const std::uint32_t (&w)[B], const Luts& 
   for (int k = 0; k < 4; ++k) {
     if constexpr (B == 1) {
       const std::uint32_t s = (w[0] >> k) & 0x11111111u;
-      r[2 * k] = permute(luts.w1, 0, s);
-      r[2 * k + 1] = permute(luts.w1, 0, s >> 16);
+      r[2 * k] = permute(luts.w1, luts.w1, s);
+      r[2 * k + 1] = permute(luts.w1, luts.w1, upper_half(s));
     } else if constexpr (B == 2) {
       const std::uint32_t s = (w[k / 2] >> (2 * (k % 2))) & 0x33333333u;
-      r[2 * k] = permute(luts.w2, 0, s);
-      r[2 * k + 1] = permute(luts.w2, 0, s >> 16);
+      r[2 * k] = permute(luts.w2, luts.w2, s);
+      r[2 * k + 1] = permute(luts.w2, luts.w2, upper_half(s));
     } else if constexpr (B == 3) {
       const std::uint32_t s[1] = {k < 3 ? w[k % 3] & kIndexBits
                                         : ((w[0] >> 3) & 0x11111111u) | ((w[1] >> 2) & 0x22222222u) |
