@@ -32,8 +32,8 @@ GTQ_HD constexpr int most_warps(int head_dim_v, int n_pairs) {
 // A stage holds [key page | value page | summary]. The weights of a team's pages take the place of the keys.
 inline constexpr int kWeightBytes = 128;  // of a page and pair
 GTQ_HD constexpr int value_offset(int key_bytes, int n_pairs) {
-  const int weights = n_pairs == kTeamPairs ? n_pairs * kWeightBytes : 0;
-  return key_bytes > weights ? key_bytes : weights;
+  const int weights = n_pairs * kWeightBytes;
+  return n_pairs == kTeamPairs && key_bytes < weights ? weights : key_bytes;
 }
 
 // A warp's ring: one or two stages, then their barriers.
