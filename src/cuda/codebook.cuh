@@ -4,8 +4,9 @@
 // high bits b3, b4, b5 of a stored code and i its low three. Then level = xor over S, a subset of the one bits
 // of n, of table[S][i] (the tables are a Moebius transform of the codebook). A table takes part when all its
 // bits of b are 0; otherwise bit 3 of the selector nibble replicates the sign of its entry, which is 0: levels
-// of codes with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear.
-// Exact: the levels are those of codebook_levels().
+// of codes with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear. Of
+// 4 bits, the second table is subtracted: levels rise with codes, so no byte borrows, and sums have other pipes
+// than logic. Exact: the levels are those of codebook_levels().
 #pragma once
 
 #include <type_traits>
@@ -85,6 +86,11 @@ __device__ __forceinline__ void look_up(const std::uint32_t* tables, const std::
                                         std::uint32_t& first, std::uint32_t& second) {
   first = permute(tables[0], tables[1], selectors[0]);
   second = permute(tables[0], tables[1], upper_half(selectors[0]));
+  if constexpr (N == 2) {
+    first -= permute(tables[2], tables[3], selectors[1]);
+    second -= permute(tables[2], tables[3], selectors[1] >> 16);
+    return;
+  }
 #pragma unroll
   for (int s = 1; s < N; ++s) {
     first ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s]);

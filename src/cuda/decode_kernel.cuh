@@ -179,7 +179,7 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
     for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        v[tile][4 * k + j] = static_cast<float>(Tile::logit(acc[tile], 4 * k + j)) * fabsf(norms[j]);
+        v[tile][4 * k + j] = Tile::logit(acc[tile], 4 * k + j) * fabsf(norms[j]);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Integer logits of a page: sum over coded slots of (high, low) query bytes times key levels (products:
+// Logits of a page as integers: sum over coded slots of (high, low) query bytes times key levels (products:
 // decode_tile.cuh). Quant_groups of one width go in pairs (k32), a last one alone (k16). Exact: |acc| < 2^22
 // per part.
 #pragma once
@@ -55,7 +55,7 @@ __device__ __forceinline__ void score_page(std::uint32_t counts, const std::uint
                                            Scores<Tile, kTiles>& acc) {
 #pragma unroll
   for (int i = 0; i < kTiles * Tile::kProducts * 4; ++i) {
-    acc[i / 4 / Tile::kProducts][i / 4 % Tile::kProducts][i % 4] = 0;
+    acc[i / 4 / Tile::kProducts][i / 4 % Tile::kProducts][i % 4] = kScoreZero;
   }
   add_groups<1, Tile, kTiles>(counts, unit, query, luts, lane, acc);
   add_groups<2, Tile, kTiles>(counts, unit, query, luts, lane, acc);

@@ -15,6 +15,16 @@
 
 namespace gtq::cuda {
 
+// Sums of products of queries and keys begin at kScoreZero: as bits of f32 numbers they are 1.5 2^23 + sum,
+// which saves their conversion. |sum| < 2^22.
+inline constexpr int kScoreZero = 0x4B400000;
+
+// 128 high + low, rounded once.
+__device__ __forceinline__ float whole_score(int high, int low) {
+  constexpr float kBias = 12582912.0f;
+  return fmaf(__int_as_float(high), 128.0f, -129.0f * kBias) + __int_as_float(low);
+}
+
 struct WideTile {
   static constexpr int kRows = 8;
   static constexpr int kKeys = 16;       // of a lane
@@ -44,8 +54,8 @@ struct WideTile {
 #pragma unroll
     for (int r = 0; r < 8; ++r) mma_s8(acc[r], qa.x, qa.y, qb.x, qb.y, a[r], b[r]);
   }
-  __device__ static __forceinline__ int logit(const int (&acc)[kProducts][4], int i) {
-    return acc[i % 8][i / 8] * 128 + acc[i % 8][2 + i / 8];
+  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i) {
+    return whole_score(acc[i % 8][i / 8], acc[i % 8][2 + i / 8]);
   }
 
   // w: weights of the lane's keys in the low 16 bits.
@@ -106,8 +116,8 @@ struct NarrowTile {
 #pragma unroll
     for (int j = 0; j < 4; ++j) mma_s8(acc[j], a[2 * j], a[2 * j + 1], b[2 * j], b[2 * j + 1], qa, qb);
   }
-  __device__ static __forceinline__ int logit(const int (&acc)[kProducts][4], int i) {
-    return acc[i / 2][2 * (i % 2)] * 128 + acc[i / 2][2 * (i % 2) + 1];
+  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i) {
+    return whole_score(acc[i / 2][2 * (i % 2)], acc[i / 2][2 * (i % 2) + 1]);
   }
 
   // Two keys of a lane, both bytes, then turned: lane 4 g + t gets the bytes that column g has of keys 2 t, 2 t

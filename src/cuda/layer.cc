@@ -45,7 +45,7 @@ std::uint8_t stored_level(int width, unsigned stored) {
 }
 
 // Tables of codebook.cuh: the level of stored code (i | high << 3) is the exclusive-or of the tables S of the
-// subsets of the zero bits of `high`, table[S][i].
+// subsets of the zero bits of `high`, table[S][i]; of 4 bits table[0][i] - table[1][i] where high is 0.
 void build_lut(int width, std::uint32_t* words) {
   const int n_high = std::max(width - 3, 0), n_low = 1 << std::min(width, 3);
   const unsigned all = (1u << n_high) - 1;
@@ -55,6 +55,7 @@ void build_lut(int width, std::uint32_t* words) {
       for (unsigned part = 0; part <= subset; ++part) {
         if ((part & ~subset) == 0) byte ^= stored_level(width, static_cast<unsigned>(i) | ((all & ~part) << 3));
       }
+      if (width == 4 && subset == 1) byte = stored_level(4, i | 8) - stored_level(4, i);
       words[2 * subset + i / 4] |= static_cast<std::uint32_t>(byte) << (8 * (i % 4));
     }
   }
