@@ -86,15 +86,12 @@ __device__ __forceinline__ void look_up(const std::uint32_t* tables, const std::
                                         std::uint32_t& first, std::uint32_t& second) {
   first = permute(tables[0], tables[1], selectors[0]);
   second = permute(tables[0], tables[1], upper_half(selectors[0]));
-  if constexpr (N == 2) {
-    first -= permute(tables[2], tables[3], selectors[1]);
-    second -= permute(tables[2], tables[3], selectors[1] >> 16);
-    return;
-  }
 #pragma unroll
   for (int s = 1; s < N; ++s) {
-    first ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s]);
-    second ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s] >> 16);
+    const std::uint32_t a = permute(tables[2 * s], tables[2 * s + 1], selectors[s]);
+    const std::uint32_t b = permute(tables[2 * s], tables[2 * s + 1], selectors[s] >> 16);
+    first = N == 2 ? first - a : first ^ a;
+    second = N == 2 ? second - b : second ^ b;
   }
 }
 
