@@ -310,10 +310,10 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kPairs), 1)
   float* terms_at = reinterpret_cast<float*>(shared + p.smem_scratch + warp * p.scratch_bytes);
   WarpContext<Tile, kTiles> context{
       query,
-      {terms_at, terms_at + kCells, terms_at + 2 * kCells},
+      {terms_at, terms_at + kTermStride, terms_at + 2 * kTermStride},
       {coefficients, reinterpret_cast<const uint4*>(block + parts.basis),
        reinterpret_cast<const MeanBlock*>(block + parts.mean_blocks),
-       reinterpret_cast<float2*>(terms_at + kTermFloats), big, scalars.n_mean_groups, scalars.n_fast_groups,
+       reinterpret_cast<float2*>(terms_at + 3 * kTermStride), big, scalars.n_mean_groups, scalars.n_fast_groups,
        scalars.n_slopes, p.mean_lanes},
       scalars.group_counts,
       lane,

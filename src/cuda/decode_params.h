@@ -15,7 +15,7 @@ GTQ_HD constexpr int most_pairs(int head_dim_v) { return head_dim_v <= 128 ? kTe
 
 inline constexpr int kSummaryBytes = 16;
 inline constexpr int kMostStaticSharedBytes = 2560;  // of a decode kernel
-inline constexpr int kTermFloats = 3 * kCells;       // of a page (decode_terms.cuh)
+inline constexpr int kTermStride = kCells + 4;       // floats of a term of a page (decode_terms.cuh)
 
 // Warps that share the values of their pages (decode_team.cuh). With one tile a warp is alone, with two its
 // registers hold the sums of 32 dims only.

@@ -28,7 +28,7 @@ Areas areas(const DecodeParams& p) {
 
 int scratch_bytes(const LayerView& layer) {
   const int phases = layer.n_mean_groups == 0 ? 0 : std::max(layer.n_mean_groups * kMeanBlocks, kCells) * 8;
-  return kTermFloats * 4 + phases;
+  return 3 * kTermStride * 4 + phases;
 }
 
 int ring_bytes(const DecodeParams& p) {
