@@ -8,7 +8,7 @@
 namespace gtq::cuda {
 namespace {
 
-constexpr int kFewestWarps = 2;
+constexpr int kFewestWarps = 2, kFewPages = 8;
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -54,14 +54,27 @@ bool choose_warps(const Layer::Impl& layer, int span_pairs, int n_stages, Decode
   return false;
 }
 
-// The smallest span that holds all pairs, if any does. Teams need two stages (decode_team.cuh), others do with
-// one if need be.
-void choose_span(const Layer::Impl& layer, int n_pairs, DecodeParams& p) {
+// More than one split needs every thread block resident at once: one per multiprocessor.
+int count_splits(const Layer::Impl& layer, long long n_units, long long n_pages) {
+  return static_cast<int>(std::clamp<long long>(layer.n_sms / n_units, 1, std::max<long long>(n_pages, 1)));
+}
+
+// Whether all thread blocks run at once and have no more than kFewPages.
+bool has_few_pages(const Layer::Impl& layer, long long n_units, long long n_pages) {
+  return n_units <= layer.n_sms && n_pages <= kFewPages * count_splits(layer, n_units, n_pages);
+}
+
+// The smallest span that holds all pairs, if any does; two narrow ones where blocks have few pages, since what
+// counts then is the time that one page takes. Teams need two stages (decode_team.cuh), others do with one if
+// need be. n_heads: KV heads of all sequences.
+void choose_span(const Layer::Impl& layer, int n_pairs, long long n_heads, long long n_pages, DecodeParams& p) {
   if (n_pairs > kWidePairs && most_pairs(p.layer.head_dim_v) == kTeamPairs &&
       choose_warps(layer, kTeamPairs, 2, p)) {
     return;
   }
-  const int span_pairs = n_pairs <= kNarrowPairs ? kNarrowPairs : kWidePairs;
+  const bool narrow =
+      n_pairs <= kNarrowPairs || (n_pairs <= 2 * kNarrowPairs && has_few_pages(layer, 2 * n_heads, n_pages));
+  const int span_pairs = narrow ? kNarrowPairs : kWidePairs;
   if (choose_warps(layer, span_pairs, 2, p) || choose_warps(layer, span_pairs, 1, p)) return;
   throw Error("pages of these heads do not fit the shared memory of this GPU; use a smaller budget");
 }
@@ -72,15 +85,17 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
   p.group = call.n_q_heads / layer.view.n_kv_heads;
   p.scratch_bytes = scratch_bytes(layer.view);
   const int n_pairs = p.group * call.n_rows;
-  choose_span(layer, n_pairs, p);
+  const long long n_heads = static_cast<long long>(call.sequences.batch) * layer.view.n_kv_heads;
+  const long long n_pages = (call.sequences.kv_len + kCells - 1) / kCells;
+  choose_span(layer, n_pairs, n_heads, n_pages, p);
   p.mean_lanes = 4 * std::min(p.span_pairs, kWidePairs) * layer.view.n_mean_groups;
   p.n_spans = (n_pairs + p.span_pairs - 1) / p.span_pairs;
 
-  // More than one split needs every thread block resident at once: one per multiprocessor.
-  const long long n_units = static_cast<long long>(call.sequences.batch) * layer.view.n_kv_heads * p.n_spans;
-  const long long n_pages = (call.sequences.kv_len + kCells - 1) / kCells;
-  p.n_splits =
-      static_cast<int>(std::clamp<long long>(layer.n_sms / n_units, 1, std::max<long long>(n_pages, 1)));
+  p.n_splits = count_splits(layer, n_heads * p.n_spans, n_pages);
+  // Warps without a page only make barriers longer.
+  if (p.span_pairs == kNarrowPairs && has_few_pages(layer, n_heads * p.n_spans, n_pages)) {
+    p.n_warps = std::min(p.n_warps, kFewPages);
+  }
 
   const Areas a = areas(p);
   p.smem_scratch = ring_bytes(p);

@@ -22,8 +22,10 @@ struct Team {
 
   __device__ __forceinline__ explicit Team(int warp) : index(warp / kWarps), part(warp % kWarps) {}
 
-  // Barrier; true when `value` is for some lane of the team.
-  __device__ __forceinline__ bool any(bool value) const { return barrier_any(1 + index, 32 * kWarps, value); }
+  // Barrier; true when `value` is for some lane of the team. The vote tells the compiler that lanes agree.
+  __device__ __forceinline__ bool any(bool value) const {
+    return __any_sync(~0u, barrier_any(1 + index, 32 * kWarps, value)) != 0;
+  }
 };
 
 // Tiles of a thread block of kPairs (row, head) pairs.

@@ -12,7 +12,8 @@ struct Heads {
   int head_dim, n_q_heads, n_kv_heads, bits, n_mean_groups;
 };
 
-DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared) {
+DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared, int kv_len = 131072,
+                  int batch = 1) {
   Layer::Impl layer;
   layer.n_sms = kH200Multiprocessors;
   layer.max_shared_bytes = shared_bytes;
@@ -24,8 +25,8 @@ DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared
   DecodeCall call;
   call.n_q_heads = heads.n_q_heads;
   call.n_rows = n_rows;
-  call.sequences.batch = 1;
-  call.sequences.kv_len = 131072;
+  call.sequences.batch = batch;
+  call.sequences.kv_len = kv_len;
   DecodeParams p{};
   p.layer = layer.view;
   const int bytes = plan_decode(layer, call, p);
@@ -34,7 +35,7 @@ DecodeParams plan(const Heads& heads, int n_rows, int shared_bytes = kH200Shared
   EXPECT_LE(p.n_warps, most_warps(heads.head_dim, p.span_pairs));
   EXPECT_GE(p.smem_scratch, p.n_warps * warp_ring_bytes(p.n_stages, p.stage_bytes));
   EXPECT_GE(p.n_spans * p.span_pairs, heads.n_q_heads / heads.n_kv_heads * n_rows);
-  EXPECT_LE(heads.n_kv_heads * p.n_spans * p.n_splits, kH200Multiprocessors);
+  EXPECT_TRUE(p.n_splits == 1 || batch * heads.n_kv_heads * p.n_spans * p.n_splits <= kH200Multiprocessors);
   return p;
 }
 
@@ -60,6 +61,19 @@ TEST(DecodePlan, AllWarps) {
   EXPECT_EQ(plan({128, 128, 8, 4, 2}, 1).n_warps, 12);
   EXPECT_EQ(plan({128, 64, 8, 4, 2}, 1).n_warps, 12);
   EXPECT_EQ(plan({128, 32, 8, 3, 2}, 1).n_warps, 16);
+}
+
+TEST(DecodePlan, TwoNarrowSpansForFewPages) {
+  const auto of_length = [](int kv_len, int batch) {
+    return plan({128, 16, 2, 3, 2}, 1, kH200Shared, kv_len, batch);
+  };
+  EXPECT_EQ(of_length(8192, 1).span_pairs, kNarrowPairs);
+  EXPECT_EQ(of_length(8192, 1).n_spans, 2);
+  EXPECT_EQ(of_length(8192, 1).n_warps, 8);
+  EXPECT_EQ(of_length(32768, 1).span_pairs, kWidePairs);
+  EXPECT_EQ(of_length(512, 33).span_pairs, kNarrowPairs);
+  EXPECT_EQ(of_length(512, 34).span_pairs, kWidePairs);  // 136 thread blocks would not run at once
+  EXPECT_EQ(plan({128, 32, 8, 3, 2}, 1, kH200Shared, 8192).n_warps, 8);
 }
 
 TEST(DecodePlan, StagesHoldWeights) {
