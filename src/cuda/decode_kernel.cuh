@@ -69,44 +69,36 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
                                          const float (&scale)[kTiles], const float (&offset)[kTiles], int lane,
                                          float (&v)[kTiles][Tile::kKeys]) {
   if (view.regular && mean.n_fast_groups > 0) page_phases(mean, view.start, lane);
-  const std::int32_t* positions =
-      view.regular
-          ? nullptr
-          : p.call.cache.positions + static_cast<std::uint64_t>(physical_page(p, first, view.index)) * kCells;
-  const auto compute = [&](int c, Bias<Tile>(&bias)[kTiles]) {
+  const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
+  const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
+#pragma unroll 1
+  for (int c = any0 ? 0 : 1; c < (any1 ? 2 : 1); ++c) {
+    Bias<Tile> bias[kTiles];
     if (view.regular) {
       regular_bias<Tile>(mean, c, view.start, offset, lane, bias);
     } else {
-      irregular_bias<Tile>(mean, c, positions, offset, lane, bias);
+      const auto page = static_cast<std::uint64_t>(physical_page(p, first, view.index));
+      irregular_bias<Tile>(mean, c, p.call.cache.positions + page * kCells, offset, lane, bias);
     }
-  };
-  const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
-  const bool any1 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0);
-  Bias<Tile> bias[kTiles];
-  if (!any0 || !any1) {
-    compute(any1 ? 1 : 0, bias);
+    if (!any0 || !any1) {
 #pragma unroll
-    for (int i = 0; i < Tile::kKeys * kTiles; ++i) {
-      const int tile = i / Tile::kKeys, k = i % Tile::kKeys;
-      v[tile][k] = fmaf(v[tile][k], scale[tile], Tile::bias(bias[tile], k));
+      for (int i = 0; i < Tile::kKeys * kTiles; ++i) {
+        const int tile = i / Tile::kKeys, k = i % Tile::kKeys;
+        v[tile][k] = fmaf(v[tile][k], scale[tile], Tile::bias(bias[tile], k));
+      }
+      return;
     }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < Tile::kKeys * kTiles; ++i) v[i / Tile::kKeys][i % Tile::kKeys] *= scale[i / Tile::kKeys];
-#pragma unroll 1
-  for (int c = 0; c < kMeans; ++c) {
-    compute(c, bias);
 #pragma unroll
     for (int k = 0; k < Tile::kKeys / 4; ++k) {
       const float4 norm = load_four(key_norms, Tile::column(lane, k / 2), k % 2);
       const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const bool mine = (norms[j] > 0.0f) == (c == 1);
+        if ((norms[j] > 0.0f) != (c == 1)) continue;
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          v[tile][4 * k + j] += mine ? Tile::bias(bias[tile], 4 * k + j) : 0.0f;
+          float& x = v[tile][4 * k + j];
+          x = fmaf(x, scale[tile], Tile::bias(bias[tile], 4 * k + j));
         }
       }
     }

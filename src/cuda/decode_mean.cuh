@@ -235,6 +235,7 @@ __device__ inline void irregular_bias(const MeanTables& mean, int c, const std::
 #pragma unroll 1
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();
+#pragma unroll 1
     for (int slot = lane; slot < kCells; slot += 32) {
       mean.phases[slot] = phase(*reinterpret_cast<const uint2*>(&mean.blocks[block].half_turns),
                                 2 * static_cast<std::uint32_t>(positions[cell_of_slot(slot)]));
