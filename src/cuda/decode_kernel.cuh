@@ -131,7 +131,7 @@ __device__ __forceinline__ void shape_logits(const DecodeParams& p, const BlockP
   }
   if (p.call.mask == nullptr || row >= at.n_pairs) return;
   const std::uint16_t* mask = p.call.mask + at.batch * p.call.mask_batch_stride +
-                              ((at.first_pair + row) / p.group) * p.call.mask_row_stride +
+                              p.by_group.quotient(at.first_pair + row) * p.call.mask_row_stride +
                               static_cast<long long>(view.index) * kCells;
 #pragma unroll
   for (int i = 0; i < Tile::kKeys; ++i) {
@@ -243,7 +243,8 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kPairs), 1)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   __builtin_assume(lane >= 0 && lane < 32);
   const Team<VD, kPairs> team(warp);
-  const int kv_head = static_cast<int>(blockIdx.y) / p.n_spans, span = static_cast<int>(blockIdx.y) % p.n_spans;
+  const int kv_head = p.by_spans.quotient(static_cast<int>(blockIdx.y));
+  const int span = static_cast<int>(blockIdx.y) - kv_head * p.n_spans;
   const int first_pair = span * kPairs;
   const BlockPlace at{
       static_cast<int>(blockIdx.x), kv_head,    span,

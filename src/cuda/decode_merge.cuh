@@ -137,9 +137,9 @@ __device__ inline float inverse_weight(const DecodeParams& p, const BlockPlace& 
 }
 
 __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, int row) {
-  const int pair = at.first_pair + row;
-  return p.call.out + at.batch * p.call.out_batch_stride + (pair / p.group) * p.call.out_row_stride +
-         (at.kv_head * p.group + pair % p.group) * p.call.out_head_stride;
+  const int pair = at.first_pair + row, query = p.by_group.quotient(pair);
+  return p.call.out + at.batch * p.call.out_batch_stride + query * p.call.out_row_stride +
+         (at.kv_head * p.group + pair - query * p.group) * p.call.out_head_stride;
 }
 
 template <int VD>
@@ -239,7 +239,7 @@ template <int VD>
 __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at, int warp, int lane,
                                     std::uint32_t tag) {
   const int n = at.n_pairs * (VD / 2), n_lanes = p.n_splits > 16 ? 32 : 1 << (32 - __clz(p.n_splits - 1));
-  const int begin = n * at.split / p.n_splits, end = n * (at.split + 1) / p.n_splits;
+  const int begin = p.by_splits.quotient(n * at.split), end = p.by_splits.quotient(n * (at.split + 1));
   const int n_together = 32 / n_lanes, mine = lane / n_lanes;
 #pragma unroll 1
   for (int first = begin + warp * n_together; first < end; first += p.n_warps * n_together) {

@@ -44,6 +44,20 @@ struct WorkspaceHeader {
   std::uint32_t unused[62];
 };
 
+// Division by a number known at the launch; exact while x * n is below 2^32.
+struct Divider {
+  int n;
+  std::uint32_t inverse;  // 2^32 / n, rounded up; 0 for n = 1
+
+#ifdef __CUDACC__
+  __device__ __forceinline__ int quotient(int x) const {
+    return n == 1 ? x : static_cast<int>(__umulhi(static_cast<std::uint32_t>(x), inverse));
+  }
+#endif
+};
+
+inline Divider make_divider(int n) { return {n, ~0u / static_cast<std::uint32_t>(n) + 1}; }
+
 struct DecodeParams {
   DecodeCall call;  // call.layer is the host's
   LayerView layer;
@@ -51,6 +65,7 @@ struct DecodeParams {
   float logit_scale;        // sm_scale * log2(e)
   int group;                // query heads per KV head
   int span_pairs, n_spans;  // (row, head) pairs of a thread block; spans of all of a KV head
+  Divider by_group, by_spans, by_splits;
   int n_splits, n_warps, n_stages, stage_bytes;
   int smem_scratch, smem_query, smem_mean, smem_block;  // byte offsets; the ring is at 0
   int scratch_bytes;                                    // per warp

@@ -97,6 +97,9 @@ int plan_decode(const Layer::Impl& layer, const DecodeCall& call, DecodeParams& 
     p.n_warps = std::min(p.n_warps, kFewPages);
   }
 
+  p.by_group = make_divider(p.group);
+  p.by_spans = make_divider(p.n_spans);
+  p.by_splits = make_divider(p.n_splits);
   const Areas a = areas(p);
   p.smem_scratch = ring_bytes(p);
   p.smem_query = p.smem_scratch + a.scratch;

@@ -28,8 +28,8 @@ __device__ inline void copy_queries(const DecodeParams& p, const BlockPlace& at,
   const int d = p.layer.head_dim_k;
 #pragma unroll 1
   for (int row = warp; row < kPairs; row += p.n_warps) {
-    const int pair = at.first_pair + row, query = pair / p.group;
-    const int head = at.kv_head * p.group + pair % p.group;
+    const int pair = at.first_pair + row, query = p.by_group.quotient(pair);
+    const int head = at.kv_head * p.group + pair - query * p.group;
     const float* from =
         p.call.q + at.batch * p.call.q_batch_stride + query * p.call.q_row_stride + head * p.call.q_head_stride;
 #pragma unroll 1
@@ -104,7 +104,9 @@ __device__ inline void mean_coefficients(const DecodeParams& p, int n_mean_group
   // From the last thread on: the first warps have the rows of the queries.
 #pragma unroll 1
   for (int i = blockDim.x - 1 - threadIdx.x; i < kMeans * kTiles * of_set; i += blockDim.x) {
-    const int set = i / of_set, rest = i % of_set, group = rest / kLanes, lane = rest % kLanes;
+    int set = 0, rest = i;
+    for (; rest >= of_set; rest -= of_set) ++set;
+    const int group = rest / kLanes, lane = rest % kLanes;
     const int c = set / kTiles;
     const float* q = raw + (set % kTiles * Tile::kRows + lane / 4) * d;
     float parts[4];
