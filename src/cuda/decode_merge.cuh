@@ -241,15 +241,14 @@ __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at,
   const int n = at.n_pairs * (VD / 2), n_lanes = p.n_splits > 16 ? 32 : 1 << (32 - __clz(p.n_splits - 1));
   const int begin = p.by_splits.quotient(n * at.split), end = p.by_splits.quotient(n * (at.split + 1));
   const int n_together = 32 / n_lanes, mine = lane / n_lanes;
+  const std::uint32_t together = ~0u >> (32 - n_lanes) << (mine * n_lanes);  // lanes of the same dims
 #pragma unroll 1
   for (int first = begin + warp * n_together; first < end; first += p.n_warps * n_together) {
     const int i = min(first + mine, end - 1);  // lanes past the end repeat the last
     const int row = i / (VD / 2), pair = i % (VD / 2);
     PartialSum sum = gather_splits<VD>(p, at, row, pair, lane % n_lanes, n_lanes, tag);
     __syncwarp();
-    float top = sum.m;
-    for (int bit = n_lanes / 2; bit > 0; bit /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, bit));
-    sum.raise(top);
+    sum.raise(largest_of_lanes(together, sum.m));
     for (int bit = n_lanes / 2; bit > 0; bit /= 2) {
       sum.l += __shfl_xor_sync(~0u, sum.l, bit);
       sum.x += __shfl_xor_sync(~0u, sum.x, bit);

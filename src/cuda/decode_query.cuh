@@ -70,9 +70,14 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
     for (int part = 0; part < kParts; ++part) {
       const int slot = part * 128 + lane * 4;
       if (part * 128 >= d) break;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        x[part][i] = slot < d ? raw[row * d + dims[slot + i]] * gain[slot + i] : 0.0f;
+      if (slot < d) {
+        const ushort4 from = *reinterpret_cast<const ushort4*>(dims + slot);
+        const float4 by = *reinterpret_cast<const float4*>(gain + slot);
+        const float* q = raw + row * d;
+        x[part][0] = q[from.x] * by.x, x[part][1] = q[from.y] * by.y;
+        x[part][2] = q[from.z] * by.z, x[part][3] = q[from.w] * by.w;
+      } else {
+        x[part][0] = x[part][1] = x[part][2] = x[part][3] = 0.0f;
       }
       // 16 points without their norm: 4 lanes of 4 slots.
       hadamard_own(x[part]);
@@ -81,8 +86,7 @@ __device__ inline void transform_queries(const DecodeParams& p, const std::uint1
 #pragma unroll
       for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(x[part][i]));
     }
-#pragma unroll
-    for (int bit = 16; bit > 0; bit /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, bit));
+    largest = largest_of_lanes(~0u, largest);
     const float inverse = largest > 0.0f ? __fdividef(kQueryMax, largest) : 0.0f;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {

@@ -71,6 +71,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return result;
 }
 
+// Over the lanes of `mask`, one instruction: as integers in the order of the numbers.
+__device__ __forceinline__ float largest_of_lanes(std::uint32_t mask, float x) {
+  const auto turn_negative = [](int i) { return i ^ ((i >> 31) & 0x7fffffff); };
+  return __int_as_float(turn_negative(__reduce_max_sync(mask, turn_negative(__float_as_int(x)))));
+}
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
