@@ -62,11 +62,21 @@ __device__ __forceinline__ PageView view_page(const DecodeParams& p, const std::
   return view;
 }
 
-// v = v * scale + offset + mean-key term. norm_bytes: of load_terms.
+// f(i, norm of key i of the lane)
+template <typename Tile, typename F>
+__device__ __forceinline__ void for_norms(const float* key_norms, int lane, F f) {
+#pragma unroll
+  for (int i = 0; i < Tile::kKeys; i += 4) {
+    const float4 norm = load_four(key_norms, Tile::column(lane, i / 8), i / 4 % 2);
+    f(i, norm.x), f(i + 1, norm.y), f(i + 2, norm.z), f(i + 3, norm.w);
+  }
+}
+
+// v = v * key norm + offset + mean-key term. norm_bytes: of load_terms.
 template <typename Tile, int kTiles>
 __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables& mean, const PageView& view,
                                          long long first, std::uint32_t norm_bytes, const float* key_norms,
-                                         const float (&scale)[kTiles], const float (&offset)[kTiles], int lane,
+                                         const float (&offset)[kTiles], int lane,
                                          float (&v)[kTiles][Tile::kKeys]) {
   if (view.regular && mean.n_fast_groups > 0) page_phases(mean, view.start, lane);
   const bool any0 = __any_sync(~0u, (norm_bytes & 0x8080u) != 0x8080u);
@@ -80,27 +90,18 @@ __device__ __forceinline__ void add_mean(const DecodeParams& p, const MeanTables
       const auto page = static_cast<std::uint64_t>(physical_page(p, first, view.index));
       irregular_bias<Tile>(mean, c, p.call.cache.positions + page * kCells, offset, lane, bias);
     }
-    if (!any0 || !any1) {
+    const auto add = [&](int i, float norm) {
 #pragma unroll
-      for (int i = 0; i < Tile::kKeys * kTiles; ++i) {
-        const int tile = i / Tile::kKeys, k = i % Tile::kKeys;
-        v[tile][k] = fmaf(v[tile][k], scale[tile], Tile::bias(bias[tile], k));
+      for (int tile = 0; tile < kTiles; ++tile) {
+        v[tile][i] = fmaf(v[tile][i], fabsf(norm), Tile::bias(bias[tile], i));
       }
-      return;
-    }
-#pragma unroll
-    for (int k = 0; k < Tile::kKeys / 4; ++k) {
-      const float4 norm = load_four(key_norms, Tile::column(lane, k / 2), k % 2);
-      const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if ((norms[j] > 0.0f) != (c == 1)) continue;
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          float& x = v[tile][4 * k + j];
-          x = fmaf(x, scale[tile], Tile::bias(bias[tile], 4 * k + j));
-        }
-      }
+    };
+    if (any0 && any1) {
+      for_norms<Tile>(key_norms, lane, [&](int i, float norm) {
+        if ((norm > 0.0f) == (c == 1)) add(i, norm);
+      });
+    } else {
+      for_norms<Tile>(key_norms, lane, add);
     }
   }
 }
@@ -164,25 +165,17 @@ __device__ __forceinline__ void page_logits(const DecodeParams& p, const BlockPl
   Scores<Tile, kTiles> acc;
   score_page<Tile, kTiles>(warp.group_counts, keys, warp.query, p.luts, warp.lane, acc);
 #pragma unroll
-  for (int k = 0; k < Tile::kKeys / 4; ++k) {
-    const float4 norm = load_four(key_norms, Tile::column(warp.lane, k / 2), k % 2);
-    const float norms[4] = {norm.x, norm.y, norm.z, norm.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        v[tile][4 * k + j] = Tile::logit(acc[tile], 4 * k + j) * fabsf(norms[j]);
-      }
-    }
+  for (int i = 0; i < kTiles * Tile::kKeys; ++i) {
+    const int tile = i / Tile::kKeys, k = i % Tile::kKeys;
+    v[tile][k] = Tile::logit(acc[tile], k, warp.scale[tile]);
   }
   if (warp.mean.n_groups > 0) {
-    add_mean<Tile>(p, warp.mean, view, warp.first, norm_bytes, key_norms, warp.scale, offset, warp.lane, v);
+    add_mean<Tile>(p, warp.mean, view, warp.first, norm_bytes, key_norms, offset, warp.lane, v);
   } else {
+    for_norms<Tile>(key_norms, warp.lane, [&](int i, float norm) {
 #pragma unroll
-    for (int i = 0; i < Tile::kKeys * kTiles; ++i) {
-      const int tile = i / Tile::kKeys, k = i % Tile::kKeys;
-      v[tile][k] = fmaf(v[tile][k], warp.scale[tile], offset[tile]);
-    }
+      for (int tile = 0; tile < kTiles; ++tile) v[tile][i] = fmaf(v[tile][i], fabsf(norm), offset[tile]);
+    });
   }
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {

@@ -94,14 +94,6 @@ __device__ __forceinline__ void page_phases(const MeanTables& mean, int start, i
   __syncwarp();
 }
 
-template <typename Tile, int kTiles>
-__device__ __forceinline__ void fill_bias(const float (&offset)[kTiles], Bias<Tile> (&bias)[kTiles]) {
-#pragma unroll
-  for (int i = 0; i < kTiles * Tile::kKeys; ++i) {
-    Tile::bias(bias[i / Tile::kKeys], i % Tile::kKeys) = offset[i / Tile::kKeys];
-  }
-}
-
 // Coefficients of mean c and a tile.
 template <int kTiles>
 __device__ __forceinline__ const float4* mean_set(const MeanTables& mean, int c, int tile) {
@@ -212,9 +204,7 @@ template <typename Tile, int kTiles>
 __device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, int start,
                                              const float (&offset)[kTiles], int lane,
                                              Bias<Tile> (&bias)[kTiles]) {
-  if (mean.n_fast_groups == mean.n_groups) {
-    fill_bias<Tile>(offset, bias);
-  } else if (mean.n_slopes == kFewSlopes) {
+  if (mean.n_slopes == kFewSlopes) {
     slow_bias<Tile, kFewSlopes>(mean, c, start, offset, lane, bias);
   } else {
     slow_bias<Tile, kSlopes>(mean, c, start, offset, lane, bias);
@@ -231,7 +221,10 @@ __device__ __forceinline__ void regular_bias(const MeanTables& mean, int c, int 
 template <typename Tile, int kTiles>
 __device__ inline void irregular_bias(const MeanTables& mean, int c, const std::int32_t* positions,
                                       const float (&offset)[kTiles], int lane, Bias<Tile> (&bias)[kTiles]) {
-  fill_bias<Tile>(offset, bias);
+#pragma unroll
+  for (int i = 0; i < kTiles * Tile::kKeys; ++i) {
+    Tile::bias(bias[i / Tile::kKeys], i % Tile::kKeys) = offset[i / Tile::kKeys];
+  }
 #pragma unroll 1
   for (int block = 0; block < mean.n_groups * kMeanBlocks; ++block) {
     __syncwarp();

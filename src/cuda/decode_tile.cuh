@@ -19,10 +19,11 @@ namespace gtq::cuda {
 // which saves their conversion. |sum| < 2^22.
 inline constexpr int kScoreZero = 0x4B400000;
 
-// 128 high + low, rounded once.
-__device__ __forceinline__ float whole_score(int high, int low) {
+// (128 high + low) scale, less some 50 scale (rounding of the constant): queries are rounded to 0.3 scale per
+// level.
+__device__ __forceinline__ float scaled_score(int high, int low, float scale) {
   constexpr float kBias = 12582912.0f;
-  return fmaf(__int_as_float(high), 128.0f, -129.0f * kBias) + __int_as_float(low);
+  return fmaf(__int_as_float(low), scale, fmaf(__int_as_float(high), 128.0f * scale, -129.0f * kBias * scale));
 }
 
 struct WideTile {
@@ -54,8 +55,8 @@ struct WideTile {
 #pragma unroll
     for (int r = 0; r < 8; ++r) mma_s8(acc[r], qa.x, qa.y, qb.x, qb.y, a[r], b[r]);
   }
-  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i) {
-    return whole_score(acc[i % 8][i / 8], acc[i % 8][2 + i / 8]);
+  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i, float scale) {
+    return scaled_score(acc[i % 8][i / 8], acc[i % 8][2 + i / 8], scale);
   }
 
   // w: weights of the lane's keys in the low 16 bits.
@@ -116,8 +117,8 @@ struct NarrowTile {
 #pragma unroll
     for (int j = 0; j < 4; ++j) mma_s8(acc[j], a[2 * j], a[2 * j + 1], b[2 * j], b[2 * j + 1], qa, qb);
   }
-  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i) {
-    return whole_score(acc[i / 2][2 * (i % 2)], acc[i / 2][2 * (i % 2) + 1]);
+  __device__ static __forceinline__ float logit(const int (&acc)[kProducts][4], int i, float scale) {
+    return scaled_score(acc[i / 2][2 * (i % 2)], acc[i / 2][2 * (i % 2) + 1], scale);
   }
 
   // Two keys of a lane, both bytes, then turned: lane 4 g + t gets the bytes that column g has of keys 2 t, 2 t

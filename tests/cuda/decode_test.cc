@@ -118,6 +118,8 @@ TEST(CudaDecode, PositionsThatJump) {
   check(shape, 42);
   shape.paged = false;
   check(shape, 43);
+  shape.kv_lens.assign(40, 130);  // more sequences than run at once in narrow tiles
+  check(shape, 44);
 }
 
 TEST(CudaDecode, LargeLogits) {
