@@ -1,9 +1,8 @@
 // How a tile of queries and a page of 64 keys lie in the lanes of a warp for 8-bit products m16n8k32. Queries
 // and softmax weights have two bytes, high and low, each a row or column of its own. Lane = 4 g + t.
 //
-//   WideTile     8 rows. Queries are m: rows 0..7 the high bytes, 8..15 the low ones; keys are n. A lane holds
-//   16
-//                keys of row g.
+//   WideTile     8 rows. Queries are m: rows 0..7 the high bytes, 8..15 the low ones; keys are n. A lane
+//                holds 16 keys of row g.
 //   NarrowTile   4 rows. Queries are n: columns 2 row + {high 0, low 1}; keys (or dims of values) are m. A lane
 //                holds 8 keys of row t. Half the products, half the sums in registers; the unpacked codes are
 //                the same, as two B fragments of 8 columns are an A fragment of 16 rows.
