@@ -5,7 +5,7 @@
 //
 // decode: graph replay of launches over rotated caches of at least 1 GB together, median of 11 replays, one
 // query row per sequence; early: DecodeCall::begins_early. share: time that the bytes of the packed cache need
-// at the measured read ceiling / measured time. Widths are mixed (1 to 6, mean 3); `means` is the number of
+// at the measured read ceiling / measured time. Widths are mixed (1 to 5, mean 3); `means` is the number of
 // centred rope_blocks of 64. prefill: one cache, attended again and again. bench/cuda_peers.py measures fp16
 // attention at the same shapes.
 #include <cuda_runtime.h>

@@ -4,8 +4,9 @@
 // high bits b3, b4, b5 of a stored code and i its low three. Then level = xor over S, a subset of the one bits
 // of n, of table[S][i] (the tables are a Moebius transform of the codebook). A table takes part when all its
 // bits of b are 0; otherwise bit 3 of the selector nibble replicates the sign of its entry, which is 0: levels
-// of codes with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear.
-// Exact: the levels are those of codebook_levels().
+// of codes with the same low three bits have the same sign, so their exclusive-ors have the sign bit clear. Of
+// 4 bits, the second table is subtracted: levels rise with codes, so no byte borrows, and sums have other pipes
+// than logic. Exact: the levels are those of codebook_levels().
 #pragma once
 
 #include <type_traits>
@@ -63,16 +64,34 @@ __device__ __forceinline__ void load_words(const std::uint8_t* unit, int lane, s
   }
 }
 
-// Registers 2 k and 2 k + 1 from selectors of 8 nibbles, one per table.
+// The high 16 bits of selectors all of whose nibbles are below 8, in the low ones. As f16 numbers times one:
+// byte permutes, logic and shifts share a pipe, f16 products have another. Exact: such halves are finite.
+__device__ __forceinline__ std::uint32_t upper_half(std::uint32_t selectors) {
+  std::uint32_t result;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      ".reg .b32 both;\n"
+      "mov.b32 {low, high}, %1;\n"
+      "mov.b32 both, {high, high};\n"
+      "mul.rn.f16x2 %0, both, %2;\n"
+      "}"
+      : "=r"(result)
+      : "r"(selectors), "r"(0x3C003C00));
+  return result;
+}
+
+// Registers 2 k and 2 k + 1 from selectors of 8 nibbles, one per table; those of the first table are below 8.
 template <int N>
 __device__ __forceinline__ void look_up(const std::uint32_t* tables, const std::uint32_t (&selectors)[N],
                                         std::uint32_t& first, std::uint32_t& second) {
   first = permute(tables[0], tables[1], selectors[0]);
-  second = permute(tables[0], tables[1], selectors[0] >> 16);
+  second = permute(tables[0], tables[1], upper_half(selectors[0]));
 #pragma unroll
   for (int s = 1; s < N; ++s) {
-    first ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s]);
-    second ^= permute(tables[2 * s], tables[2 * s + 1], selectors[s] >> 16);
+    const std::uint32_t a = permute(tables[2 * s], tables[2 * s + 1], selectors[s]);
+    const std::uint32_t b = permute(tables[2 * s], tables[2 * s + 1], selectors[s] >> 16);
+    first = N == 2 ? first - a : first ^ a;
+    second = N == 2 ? second - b : second ^ b;
   }
 }
 
@@ -87,12 +106,12 @@ __device__ __forceinline__ void expand(const std::uint32_t (&w)[B], const Luts& 
   for (int k = 0; k < 4; ++k) {
     if constexpr (B == 1) {
       const std::uint32_t s = (w[0] >> k) & 0x11111111u;
-      r[2 * k] = permute(luts.w1, 0, s);
-      r[2 * k + 1] = permute(luts.w1, 0, s >> 16);
+      r[2 * k] = permute(luts.w1, luts.w1, s);
+      r[2 * k + 1] = permute(luts.w1, luts.w1, upper_half(s));
     } else if constexpr (B == 2) {
       const std::uint32_t s = (w[k / 2] >> (2 * (k % 2))) & 0x33333333u;
-      r[2 * k] = permute(luts.w2, 0, s);
-      r[2 * k + 1] = permute(luts.w2, 0, s >> 16);
+      r[2 * k] = permute(luts.w2, luts.w2, s);
+      r[2 * k + 1] = permute(luts.w2, luts.w2, upper_half(s));
     } else if constexpr (B == 3) {
       const std::uint32_t s[1] = {k < 3 ? w[k % 3] & kIndexBits
                                         : ((w[0] >> 3) & 0x11111111u) | ((w[1] >> 2) & 0x22222222u) |

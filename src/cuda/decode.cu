@@ -46,11 +46,11 @@ struct Launch {
   Stream stream;
 };
 
-template <int VD, bool kShaped, int kValueWidth, int kTiles>
+template <int VD, bool kShaped, int kValueWidth, int kPairs>
 void start(const Launch& launch) {
   const DecodeParams& p = launch.params;
   const Layer::Impl& layer = p.call.layer->impl();
-  const auto kernel = decode_kernel<VD, kShaped, kValueWidth, kTiles>;
+  const auto kernel = decode_kernel<VD, kShaped, kValueWidth, kPairs>;
   // The same for every layer: calls from several threads do not change it under each other.
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              layer.max_shared_bytes - kMostStaticSharedBytes),
@@ -76,20 +76,21 @@ void start(const Launch& launch) {
 }
 
 template <int VD, bool kShaped, int kValueWidth>
-void start_tiles(const Launch& launch) {
-  if constexpr (most_tiles(VD) == 2) {
-    if (launch.params.n_tiles == 2) return start<VD, kShaped, kValueWidth, 2>(launch);
+void start_span(const Launch& launch) {
+  if constexpr (most_pairs(VD) == kTeamPairs) {
+    if (launch.params.span_pairs == kTeamPairs) return start<VD, kShaped, kValueWidth, kTeamPairs>(launch);
   }
-  start<VD, kShaped, kValueWidth, 1>(launch);
+  if (launch.params.span_pairs == kWidePairs) return start<VD, kShaped, kValueWidth, kWidePairs>(launch);
+  start<VD, kShaped, kValueWidth, kNarrowPairs>(launch);
 }
 
 // Values of 3 bits, the usual ones, have kernels of their own.
 template <int VD, bool kShaped>
 void start_width(const Launch& launch) {
   if (launch.params.layer.v_width == 3) {
-    start_tiles<VD, kShaped, 3>(launch);
+    start_span<VD, kShaped, 3>(launch);
   } else {
-    start_tiles<VD, kShaped, 0>(launch);
+    start_span<VD, kShaped, 0>(launch);
   }
 }
 
@@ -107,10 +108,10 @@ void start_shape(const Launch& launch) {
 std::size_t decode_workspace_bytes(const DecodeCall& call) {
   const Layer::Impl& impl = call.layer->impl();
   const int n_pairs = call.n_q_heads / impl.view.n_kv_heads * call.n_rows;
-  const int n_tiles = n_pairs > kRows ? most_tiles(impl.view.head_dim_v) : 1;
+  const int span_pairs = n_pairs > kWidePairs ? most_pairs(impl.view.head_dim_v) : kWidePairs;
   // Splits are only made while they fit the GPU at once, whatever the batch.
   return sizeof(WorkspaceHeader) +
-         static_cast<std::size_t>(impl.n_sms) * n_tiles * kRows * (impl.view.head_dim_v + 2) * sizeof(uint2);
+         static_cast<std::size_t>(impl.n_sms) * span_pairs * (impl.view.head_dim_v + 2) * sizeof(uint2);
 }
 
 void decode(const DecodeCall& call, Stream stream) {

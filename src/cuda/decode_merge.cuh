@@ -22,45 +22,45 @@ template <int VD>
 inline constexpr int kReduceStride = VD + 8;
 
 // What a warp knows of a row: reference, the team's, and sum of weights of its own pages.
-template <int VD, int kTiles>
-using WarpRows = float2[most_warps(VD, kTiles)][kTiles * kRows];
+template <int VD, int kPairs>
+using WarpRows = float2[most_warps(VD, kPairs)][kPairs];
 
 // sums: [n_active teams][rows][kReduceStride] in the ring, which all warps have left after the first barrier.
-template <int VD, int kTiles>
-__device__ inline void write_team_sums(const Team<VD, kTiles>& team, const TeamState<VD, kTiles>& state,
-                                       int n_active, int lane, float* sums, WarpRows<VD, kTiles>& rows) {
-  constexpr int kWarps = Team<VD, kTiles>::kWarps, kDims = Team<VD, kTiles>::kDims;
-  const int g = lane / 4, t = lane % 4;
+template <int VD, int kPairs>
+__device__ inline void write_team_sums(const Team<VD, kPairs>& team, const TeamState<VD, kPairs>& state,
+                                       int n_active, int lane, float* sums, WarpRows<VD, kPairs>& rows) {
+  using Tile = typename Span<kPairs>::Tile;
+  constexpr int kWarps = Team<VD, kPairs>::kWarps, kDims = Team<VD, kPairs>::kDims;
+  const bool first_of_row = (lane & (Tile::kPastRow - Tile::kFirstOfRow)) == 0;
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    float l = state[tile].l;
-    l += __shfl_xor_sync(~0u, l, 1);
-    l += __shfl_xor_sync(~0u, l, 2);
-    if (t == 0)
-      rows[team.index * kWarps + team.part][tile * kRows + g] = make_float2(state[tile].reference(), l);
+  for (int tile = 0; tile < Span<kPairs>::kTiles; ++tile) {
+    const float l = sum_of_row<Tile>(state[tile].l);
+    if (first_of_row) {
+      rows[team.index * kWarps + team.part][tile * Tile::kRows + Tile::row(lane)] =
+          make_float2(state[tile].reference(), l);
+    }
   }
   __syncthreads();
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
+  for (int tile = 0; tile < Span<kPairs>::kTiles; ++tile) {
     if (team.index >= n_active) break;
-    const int in_span = tile * kRows + g;
+    const int in_span = tile * Tile::kRows + Tile::row(lane);
     float top = kNoReference, l = 0;
 #pragma unroll
-    for (int k = 0; k < most_warps(VD, kTiles) / kWarps; ++k) {
+    for (int k = 0; k < most_warps(VD, kPairs) / kWarps; ++k) {
       if (k < n_active) top = fmaxf(top, rows[k * kWarps][in_span].x);
     }
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) l += rows[team.index * kWarps + k][in_span].y;
     const float low = exp2_fast(state[tile].reference() - top), high = 256.0f * low;
-    float* row = sums + (team.index * kTiles * kRows + in_span) * kReduceStride<VD>;
+    float* row = sums + (team.index * kPairs + in_span) * kReduceStride<VD>;
 #pragma unroll
-    for (int i = 0; i < kDims / 8; ++i) {
-      const int* o = state[tile].o[i];
-      *reinterpret_cast<float2*>(row + team.part * kDims + 8 * i + 2 * t) =
-          make_float2(static_cast<float>(o[0]) * high + static_cast<float>(o[2]) * low,
-                      static_cast<float>(o[1]) * high + static_cast<float>(o[3]) * low);
+    for (int i = 0; i < 2 * kDims / Tile::kDims; ++i) {
+      const int(&o)[4] = state[tile].o[i / 2];
+      row[team.part * kDims + Tile::kDims * (i / 2) + Tile::dim(lane, i % 2)] =
+          static_cast<float>(o[Tile::high(i % 2)]) * high + static_cast<float>(o[Tile::low(i % 2)]) * low;
     }
-    if (t == 0 && team.part == 0) *reinterpret_cast<float2*>(row + VD) = make_float2(l * low, top);
+    if (first_of_row && team.part == 0) *reinterpret_cast<float2*>(row + VD) = make_float2(l * low, top);
   }
   __syncthreads();
 }
@@ -75,12 +75,12 @@ struct RowSums {
   __device__ static bool holds(int part, int lane) { return part * 128 + lane * 4 < VD; }
 };
 
-template <int VD, int kTiles>
+template <int VD, int kPairs>
 __device__ __forceinline__ RowSums<VD> reduce_row(const float* sums, int n_active, int row, int lane) {
   RowSums<VD> r{{}, 0, kNoReference};
 #pragma unroll 4
   for (int w = 0; w < n_active; ++w) {
-    const float* from = sums + (w * kTiles * kRows + row) * kReduceStride<VD>;
+    const float* from = sums + (w * kPairs + row) * kReduceStride<VD>;
 #pragma unroll
     for (int e = 0; e < r.kParts; ++e) {
       if (!r.holds(e, lane)) continue;
@@ -137,9 +137,9 @@ __device__ inline float inverse_weight(const DecodeParams& p, const BlockPlace& 
 }
 
 __device__ inline float* out_row(const DecodeParams& p, const BlockPlace& at, int row) {
-  const int pair = at.first_pair + row;
-  return p.call.out + at.batch * p.call.out_batch_stride + (pair / p.group) * p.call.out_row_stride +
-         (at.kv_head * p.group + pair % p.group) * p.call.out_head_stride;
+  const int pair = at.first_pair + row, query = p.by_group.quotient(pair);
+  return p.call.out + at.batch * p.call.out_batch_stride + query * p.call.out_row_stride +
+         (at.kv_head * p.group + pair - query * p.group) * p.call.out_head_stride;
 }
 
 template <int VD>
@@ -155,12 +155,12 @@ __device__ __forceinline__ void write_row(const DecodeParams& p, const BlockPlac
   }
 }
 
-// Partial sums of one split: [8 n_tiles rows][VD + 2] {value, tag} pairs, m and l last.
+// Partial sums of one split: [span_pairs][VD + 2] {value, tag} pairs, m and l last.
 template <int VD>
 __device__ inline uint4* partial_of(const DecodeParams& p, const BlockPlace& at, int split) {
   const std::size_t unit =
       (static_cast<std::size_t>(at.batch) * p.layer.n_kv_heads + at.kv_head) * p.n_spans + at.span;
-  return reinterpret_cast<uint4*>(p.partials + (unit * p.n_splits + split) * kRows * p.n_tiles * (VD + 2));
+  return reinterpret_cast<uint4*>(p.partials + (unit * p.n_splits + split) * p.span_pairs * (VD + 2));
 }
 
 __device__ __forceinline__ uint4 tagged(float a, float b, std::uint32_t tag) {
@@ -239,17 +239,16 @@ template <int VD>
 __device__ inline void merge_splits(const DecodeParams& p, const BlockPlace& at, int warp, int lane,
                                     std::uint32_t tag) {
   const int n = at.n_pairs * (VD / 2), n_lanes = p.n_splits > 16 ? 32 : 1 << (32 - __clz(p.n_splits - 1));
-  const int begin = n * at.split / p.n_splits, end = n * (at.split + 1) / p.n_splits;
+  const int begin = p.by_splits.quotient(n * at.split), end = p.by_splits.quotient(n * (at.split + 1));
   const int n_together = 32 / n_lanes, mine = lane / n_lanes;
+  const std::uint32_t together = ~0u >> (32 - n_lanes) << (mine * n_lanes);  // lanes of the same dims
 #pragma unroll 1
   for (int first = begin + warp * n_together; first < end; first += p.n_warps * n_together) {
     const int i = min(first + mine, end - 1);  // lanes past the end repeat the last
     const int row = i / (VD / 2), pair = i % (VD / 2);
     PartialSum sum = gather_splits<VD>(p, at, row, pair, lane % n_lanes, n_lanes, tag);
     __syncwarp();
-    float top = sum.m;
-    for (int bit = n_lanes / 2; bit > 0; bit /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, bit));
-    sum.raise(top);
+    sum.raise(largest_of_lanes(together, sum.m));
     for (int bit = n_lanes / 2; bit > 0; bit /= 2) {
       sum.l += __shfl_xor_sync(~0u, sum.l, bit);
       sum.x += __shfl_xor_sync(~0u, sum.x, bit);

@@ -14,20 +14,29 @@
 namespace gtq::cuda {
 
 // A warp in its team.
-template <int VD, int kTiles>
+template <int VD, int kPairs>
 struct Team {
-  static constexpr int kWarps = team_warps(VD, kTiles);
+  static constexpr int kWarps = team_warps(VD, kPairs);
   static constexpr int kDims = VD / kWarps;  // dims kDims part ..+kDims - 1 of the values are the warp's
   int index, part;
 
   __device__ __forceinline__ explicit Team(int warp) : index(warp / kWarps), part(warp % kWarps) {}
 
-  // Barrier; true when `value` is for some lane of the team.
-  __device__ __forceinline__ bool any(bool value) const { return barrier_any(1 + index, 32 * kWarps, value); }
+  // Barrier; true when `value` is for some lane of the team. The vote tells the compiler that lanes agree.
+  __device__ __forceinline__ bool any(bool value) const {
+    return __any_sync(~0u, barrier_any(1 + index, 32 * kWarps, value)) != 0;
+  }
 };
 
-template <int VD, int kTiles>
-using TeamState = SoftmaxState<Team<VD, kTiles>::kDims>[kTiles];
+// Tiles of a thread block of kPairs (row, head) pairs.
+template <int kPairs>
+struct Span {
+  using Tile = std::conditional_t<kPairs == NarrowTile::kRows, NarrowTile, WideTile>;
+  static constexpr int kTiles = kPairs / Tile::kRows;
+};
+
+template <int VD, int kPairs>
+using TeamState = SoftmaxState<typename Span<kPairs>::Tile, Team<VD, kPairs>::kDims>[Span<kPairs>::kTiles];
 
 // weights: [tile][half of the keys][32 lanes] A fragments.
 template <int kTiles>
@@ -35,7 +44,8 @@ __device__ __forceinline__ void put_weights(const float (&v)[kTiles][16], const 
                                             float (&l)[kTiles], uint4* weights) {
   std::uint32_t w[kTiles][2][4];
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) make_weights(v[tile], value_norms, lane, l[tile], w[tile]);
+  for (int tile = 0; tile < kTiles; ++tile)
+    make_weights<WideTile>(v[tile], value_norms, lane, l[tile], w[tile]);
 #pragma unroll
   for (int i = 0; i < 2 * kTiles; ++i) {
     const std::uint32_t(&a)[4] = w[i / 2][i % 2];
@@ -44,16 +54,16 @@ __device__ __forceinline__ void put_weights(const float (&v)[kTiles][16], const 
 }
 
 // largest: of the lane's s_j, per tile. halves: whether sums of this warp are full.
-template <int VD, int kTiles>
-__device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, const float (&largest)[kTiles],
+template <int VD, int kPairs, int kTiles>
+__device__ __forceinline__ void move_references(const Team<VD, kPairs>& team, const float (&largest)[kTiles],
                                                 bool halves, int lane, float (&v)[kTiles][16],
-                                                TeamState<VD, kTiles>& state) {
-  constexpr int kWarps = Team<VD, kTiles>::kWarps;
-  __shared__ float of_warps[most_warps(VD, kTiles)][kTiles * kRows];
+                                                TeamState<VD, kPairs>& state) {
+  constexpr int kWarps = Team<VD, kPairs>::kWarps;
+  __shared__ float of_warps[most_warps(VD, kPairs)][kPairs];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    const float of_row = largest_of_row(largest[tile]);
-    if (lane % 4 == 0) of_warps[team.index * kWarps + team.part][tile * kRows + lane / 4] = of_row;
+    const float of_row = largest_of_row<WideTile>(largest[tile]);
+    if (lane % 4 == 0) of_warps[team.index * kWarps + team.part][tile * WideTile::kRows + lane / 4] = of_row;
   }
   const bool all_halve = team.any(halves);
 #pragma unroll
@@ -61,7 +71,7 @@ __device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, co
     float of_row = kExcluded;
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) {
-      of_row = fmaxf(of_row, of_warps[team.index * kWarps + k][tile * kRows + lane / 4]);
+      of_row = fmaxf(of_row, of_warps[team.index * kWarps + k][tile * WideTile::kRows + lane / 4]);
     }
     const float by = move_reference(state[tile], of_row, all_halve);
 #pragma unroll
@@ -70,11 +80,11 @@ __device__ __forceinline__ void move_references(const Team<VD, kTiles>& team, co
 }
 
 // The weights of the warp's page, if it has one in this round, for the team. v: of the lane's 16 keys.
-template <int VD, int kTiles>
-__device__ __forceinline__ void share_weights(const Team<VD, kTiles>& team, bool some, const PageTerms& terms,
-                                              int lane, float (&v)[kTiles][16], TeamState<VD, kTiles>& state,
+template <int VD, int kPairs, int kTiles>
+__device__ __forceinline__ void share_weights(const Team<VD, kPairs>& team, bool some, const PageTerms& terms,
+                                              int lane, float (&v)[kTiles][16], TeamState<VD, kPairs>& state,
                                               uint4* weights) {
-  constexpr int kWarps = Team<VD, kTiles>::kWarps;
+  constexpr int kWarps = Team<VD, kPairs>::kWarps;
   int& until_carried = state[0].until_carried;  // of all tiles
   const bool carries = until_carried < kWarps, halves = until_carried < 0;
   until_carried -= kWarps;
@@ -82,7 +92,7 @@ __device__ __forceinline__ void share_weights(const Team<VD, kTiles>& team, bool
   float largest[kTiles];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    largest[tile] = some ? largest_size(v[tile], terms.log_norms, lane) : kExcluded;
+    largest[tile] = some ? largest_size<WideTile>(v[tile], terms.log_norms, lane) : kExcluded;
     moves |= largest[tile] > state[tile].most;
   }
   __syncwarp();  // the keys are read
@@ -116,9 +126,9 @@ struct TeamPages {
 };
 
 // o += w V of the warp's dims, over all pages of the round (decode_values.cuh has units and products).
-template <int B, int VD, int kTiles>
-__device__ __forceinline__ void add_team_values(const Team<VD, kTiles>& team, const TeamPages& pages,
-                                                const Luts& luts, int lane, TeamState<VD, kTiles>& state) {
+template <int B, int VD, int kPairs>
+__device__ __forceinline__ void add_team_values(const Team<VD, kPairs>& team, const TeamPages& pages,
+                                                const Luts& luts, int lane, TeamState<VD, kPairs>& state) {
   const std::uint8_t* stage = pages.first;
 #pragma unroll 1
   for (int k = 0; k < pages.n; ++k) {
@@ -130,12 +140,9 @@ __device__ __forceinline__ void add_team_values(const Team<VD, kTiles>& team, co
       load_words<B>(unit + half * (VD / 32 * 128 * B), lane, w);
       expand<B>(w, luts, r);
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int tile = 0; tile < Span<kPairs>::kTiles; ++tile) {
         const uint4 a = weights[(2 * tile + half) * 32];
-#pragma unroll
-        for (int z = 0; z < 4; ++z) {
-          mma_u8s8(state[tile].o[z], a.x, a.y, a.z, a.w, r[2 * z], r[2 * z + 1]);
-        }
+        WideTile::add_unit(state[tile].o, {a.x, a.y, a.z, a.w}, r);
       }
     }
     stage += pages.stride;

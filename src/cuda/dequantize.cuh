@@ -40,7 +40,8 @@ __device__ void dequantize_key_group(const LayerView& layer, const HeadTable& he
     float k0 = norm * layer.codec->key_signs[slot] * x[i] / head.scale[slot];
     float k1 = norm * layer.codec->key_signs[slot + 1] * x[i + 1] / head.scale[slot + 1];
     if (head.pair_centred[slot / 2] != 0) {
-      const float2 turn = phase(head.pair_half_turns[slot / 2], 2 * static_cast<long long>(position));
+      const float2 turn = phase(reinterpret_cast<const uint2*>(head.pair_half_turns)[slot / 2],
+                                2 * static_cast<std::uint32_t>(position));
       const float m0 = means[dim0], m1 = means[dim1];
       k0 += m0 * turn.x - m1 * turn.y;
       k1 += m0 * turn.y + m1 * turn.x;

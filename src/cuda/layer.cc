@@ -45,7 +45,7 @@ std::uint8_t stored_level(int width, unsigned stored) {
 }
 
 // Tables of codebook.cuh: the level of stored code (i | high << 3) is the exclusive-or of the tables S of the
-// subsets of the zero bits of `high`, table[S][i].
+// subsets of the zero bits of `high`, table[S][i]; of 4 bits table[0][i] - table[1][i] where high is 0.
 void build_lut(int width, std::uint32_t* words) {
   const int n_high = std::max(width - 3, 0), n_low = 1 << std::min(width, 3);
   const unsigned all = (1u << n_high) - 1;
@@ -55,6 +55,7 @@ void build_lut(int width, std::uint32_t* words) {
       for (unsigned part = 0; part <= subset; ++part) {
         if ((part & ~subset) == 0) byte ^= stored_level(width, static_cast<unsigned>(i) | ((all & ~part) << 3));
       }
+      if (width == 4 && subset == 1) byte = stored_level(4, i | 8) - stored_level(4, i);
       words[2 * subset + i / 4] |= static_cast<std::uint32_t>(byte) << (8 * (i % 4));
     }
   }
@@ -145,19 +146,15 @@ std::vector<std::uint32_t> mean_basis(const std::vector<double>& theta, int n_fa
   return basis;
 }
 
-// [kSlopes][theta.size()] (DecodeBlock).
-std::vector<float> mean_slopes(const std::vector<double>& theta, int n_fast) {
-  std::vector<float> slopes;
+MeanBlock mean_block(double theta) {
+  MeanBlock block{half_turns_of(theta), {}, 0};
   double sign = 1, factorial = 1;
   for (int power = 1; power <= kSlopes; ++power) {
     if (power % 2 == 1) sign = -sign;
     factorial *= power;
-    for (std::size_t i = 0; i < theta.size(); ++i) {
-      const bool fast = i < static_cast<std::size_t>(n_fast * kMeanBlocks);
-      slopes.push_back(fast ? 0.0f : static_cast<float>(sign * std::pow(theta[i], power) / factorial));
-    }
+    block.slopes[power - 1] = static_cast<float>(sign * std::pow(theta, power) / factorial);
   }
-  return slopes;
+  return block;
 }
 
 struct MeanGroups {
@@ -183,13 +180,13 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, const LayerView& l
   const std::size_t n = static_cast<std::size_t>(n_groups) * kMeanBlocks;
   std::vector<std::uint16_t> dims(2 * n);
   std::vector<float> values(2 * n * kMeans);
-  std::vector<std::uint64_t> half_turns(n);
+  std::vector<MeanBlock> mean_blocks(n);
   std::vector<double> theta(n);
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const int block = blocks[i];
     const int pair[2] = {rope.first(block), rope.second(block)};
     theta[i] = rope.theta(block);
-    half_turns[i] = half_turns_of(theta[i]);
+    mean_blocks[i] = mean_block(theta[i]);
     for (int e = 0; e < 2; ++e) {
       dims[2 * i + e] = static_cast<std::uint16_t>(pair[e]);
       for (int c = 0; c < kMeans; ++c) {
@@ -203,16 +200,17 @@ void add_decode_block(const HeadPlan& plan, const Rope& rope, const LayerView& l
                    4);
   }
   for (int i = 0; i < plan.head_dim_v; ++i) signs.push_back(rotation_sign(1, i));
-  DecodeScalars scalars{0, groups.all, groups.fast, plan.v_rms * codebook_step(plan.v_width)};
+  const bool few_slopes = std::all_of(theta.begin() + groups.fast * kMeanBlocks, theta.end(), is_very_slow);
+  DecodeScalars scalars{0, static_cast<std::int16_t>(groups.all), static_cast<std::int16_t>(groups.fast),
+                        few_slopes ? kFewSlopes : kSlopes, plan.v_rms * codebook_step(plan.v_width)};
   for (const std::uint8_t width : plan.widths) scalars.group_counts += 1u << (5 * (width - 1));
   const DecodeBlock parts = decode_block(plan.head_dim_k, plan.head_dim_v, n_groups, layer.n_fast_groups);
   std::vector<std::uint8_t> block(parts.bytes);
   put(block, parts.basis, mean_basis(theta, groups.fast));
-  put(block, parts.slopes, mean_slopes(theta, groups.fast));
+  put(block, parts.mean_blocks, mean_blocks);
   put(block, parts.gain, gain);
   put(block, parts.value_signs, signs);
   put(block, parts.mean_values, values);
-  put(block, parts.half_turns, half_turns);
   put(block, parts.dims, plan.dims);
   put(block, parts.mean_dims, dims);
   put(block, parts.scalars, std::vector<DecodeScalars>{scalars});

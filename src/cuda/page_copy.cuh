@@ -36,7 +36,8 @@ class PageRing {
 #if __CUDA_ARCH__ >= 900
     barriers_ = shared_address(ring + n_stages * stage_bytes);
     if (elect_lane()) {
-      for (int s = 0; s < n_stages; ++s) barrier_init(barriers_ + 8 * s);
+      barrier_init(barriers_);
+      if (n_stages == 2) barrier_init(barriers_ + 8);
       barrier_init_fence();
     }
     __syncwarp();
@@ -95,7 +96,8 @@ class PageRing {
   __device__ __forceinline__ void close() {
 #if __CUDA_ARCH__ >= 900
     if (elect_lane()) {
-      for (int s = 0; s <= last_; ++s) barrier_invalidate(barriers_ + 8 * s);
+      barrier_invalidate(barriers_);
+      if (last_ == 1) barrier_invalidate(barriers_ + 8);
     }
 #endif
   }

@@ -15,11 +15,20 @@ __device__ __forceinline__ void mma_s8(int (&d)[4], std::uint32_t a0, std::uint3
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// The same with unsigned a.
+// With unsigned a.
 __device__ __forceinline__ void mma_u8s8(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
                                          std::uint32_t a3, std::uint32_t b0, std::uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// With unsigned b.
+__device__ __forceinline__ void mma_s8u8(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
+                                         std::uint32_t a3, std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -48,10 +57,24 @@ __device__ __forceinline__ std::uint32_t permute(std::uint32_t low, std::uint32_
   return result;
 }
 
+// 8 x 8 matrix of 16-bit elements, lane 4 g + t holding elements 2 t and 2 t + 1 of row g: its transpose,
+// likewise.
+__device__ __forceinline__ std::uint32_t transpose(std::uint32_t elements) {
+  std::uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(elements));
+  return result;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+}
+
+// Over the lanes of `mask`, one instruction: as integers in the order of the numbers.
+__device__ __forceinline__ float largest_of_lanes(std::uint32_t mask, float x) {
+  const auto turn_negative = [](int i) { return i ^ ((i >> 31) & 0x7fffffff); };
+  return __int_as_float(turn_negative(__reduce_max_sync(mask, turn_negative(__float_as_int(x)))));
 }
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {

@@ -10,13 +10,21 @@
 
 namespace gtq::cuda {
 
-inline constexpr int kMaxGroups = 16;  // quant_groups of a head: head_dim_k <= 256
-inline constexpr int kMeanBlocks = 8;  // centred rope_blocks come in mean groups of 8
-inline constexpr int kSlopes = 5;      // powers of a slow rope_block's angle (decode_mean.cuh)
+inline constexpr int kMaxGroups = 16;              // quant_groups of a head: head_dim_k <= 256
+inline constexpr int kMeanBlocks = 8;              // centred rope_blocks come in mean groups of 8
+inline constexpr int kSlopes = 5, kFewSlopes = 2;  // powers of a slow rope_block's angle (decode_mean.cuh)
 
-// Whether the series of cosine and sine up to kSlopes powers are exact to 2^-20 within a page: what is left out
-// is (theta 31.5)^6 / 720.
+// Whether the series of cosine and sine are exact to 2^-20 within a page: up to kSlopes powers, what is left
+// out is (theta 31.5)^6 / 720; up to kFewSlopes, (theta 31.5)^3 / 6.
 GTQ_HD bool is_slow(double theta) { return theta * 31.5 < 0.297; }
+GTQ_HD bool is_very_slow(double theta) { return theta * 31.5 < 0.0178; }
+
+// A centred rope_block.
+struct alignas(16) MeanBlock {
+  std::uint64_t half_turns;  // theta / (4 pi) as 0.64 fixed point
+  float slopes[kSlopes];     // -theta, -theta^2 / 2, theta^3 / 6, ...
+  float unused;
+};
 
 // Byte permute tables of the codebooks (codebook.cuh), passed as kernel argument: constant bank operands.
 struct Luts {
@@ -45,11 +53,10 @@ struct HeadTable {
 // has fewer. Fast mean groups, those with some rope_block that is not slow, come first.
 struct DecodeBlock {
   int basis;        // [fast group][4 r][32 lanes][4] f16x2: B fragments (decode_mean.cuh)
-  int slopes;       // [kSlopes][n] f32: -theta, -theta^2 / 2, theta^3 / 6, ... of slow groups
+  int mean_blocks;  // [n] MeanBlock
   int gain;         // [head_dim_k] f32, slot: sign / scale * codebook step / 4 (Hadamard norm)
   int value_signs;  // [head_dim_v] f32
   int mean_values;  // [2 means][n][2] f32, mean key before RoPE of the centred rope_blocks
-  int half_turns;   // [n] u64, as pair_half_turns
   int dims;         // [head_dim_k] u16, slot -> dim
   int mean_dims;    // [n][2] u16, dims of the centred rope_blocks
   int scalars;      // DecodeScalars
@@ -58,20 +65,20 @@ struct DecodeBlock {
 
 struct alignas(16) DecodeScalars {
   std::uint32_t group_counts;  // quant_groups of width w: 5 bits at 5 (w - 1); groups ascend by width
-  std::int32_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
-  std::int32_t n_fast_groups;  // of these
+  std::int16_t n_mean_groups;  // groups of 8 centred rope_blocks, the last padded with zeros
+  std::int16_t n_fast_groups;  // of these
+  std::int32_t n_slopes;       // that the other groups need: kSlopes or kFewSlopes
   float v_gain;                // v_rms * step of the value codebook
 };
 
 GTQ_HD DecodeBlock decode_block(int head_dim_k, int head_dim_v, int n_mean_groups, int n_fast_groups) {
   const int n = n_mean_groups * kMeanBlocks;
   DecodeBlock b{};
-  b.slopes = b.basis + n_fast_groups * kMeanBlocks * 256;
-  b.gain = b.slopes + kSlopes * n * 4;
+  b.mean_blocks = b.basis + n_fast_groups * kMeanBlocks * 256;
+  b.gain = b.mean_blocks + n * static_cast<int>(sizeof(MeanBlock));
   b.value_signs = b.gain + head_dim_k * 4;
   b.mean_values = b.value_signs + head_dim_v * 4;
-  b.half_turns = b.mean_values + n * 16;
-  b.dims = b.half_turns + n * 8;
+  b.dims = b.mean_values + n * 16;
   b.mean_dims = b.dims + head_dim_k * 2;
   b.scalars = b.mean_dims + n * 4;
   b.bytes = b.scalars + static_cast<int>(sizeof(DecodeScalars));

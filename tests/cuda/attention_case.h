@@ -19,6 +19,7 @@ struct AttentionShape {
   std::vector<std::int64_t> kv_lens;  // per sequence
   Budget budget;
   float centred_share = 0.5f;
+  bool slow_means = false;  // only rope_blocks that turn by less than 0.0178 in half a page may be centred
   bool paged = true;
   bool with_positions = false;  // positions that jump, empty cells
   bool mixed_means = false;
@@ -46,13 +47,24 @@ inline std::vector<AttentionShape> shaped_variants(AttentionShape shape) {
   return variants;
 }
 
+inline LayerProfile make_layer(Random& random, const AttentionShape& shape) {
+  LayerProfile layer = random_layer(random, shape.n_q_heads, shape.n_kv_heads, shape.head_dim_k,
+                                    shape.head_dim_v, shape.centred_share);
+  if (!shape.slow_means) return layer;
+  const Rope rope(shape.head_dim_k, layer.rope);
+  for (std::size_t i = 0; i < layer.energy_k.size(); ++i) {
+    const int block = static_cast<int>(i) % (shape.head_dim_k / 2);
+    if (rope.theta(block) * 31.5 >= 0.0178) layer.energy_k[i] = layer.energy_e[i];
+  }
+  return layer;
+}
+
 class AttentionCase {
  public:
   AttentionCase(const AttentionShape& shape, unsigned seed)
       : random_(seed),
         shape_(shape),
-        layer_(random_layer(random_, shape.n_q_heads, shape.n_kv_heads, shape.head_dim_k, shape.head_dim_v,
-                            shape.centred_share)),
+        layer_(make_layer(random_, shape)),
         codec_(layer_, shape.budget),
         tables_(codec_) {
     batch_ = static_cast<int>(shape.kv_lens.size());

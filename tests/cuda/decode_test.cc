@@ -118,6 +118,8 @@ TEST(CudaDecode, PositionsThatJump) {
   check(shape, 42);
   shape.paged = false;
   check(shape, 43);
+  shape.kv_lens.assign(40, 130);  // more sequences than run at once in narrow tiles
+  check(shape, 44);
 }
 
 TEST(CudaDecode, LargeLogits) {
@@ -188,12 +190,17 @@ TEST(CudaDecode, TwoTiles) {
   for (int bits = 1; bits <= 6; ++bits) check({128, 128, 16, 1, 1, {1500}, {1.0 * bits, 1.0 * bits}}, seed++);
 }
 
-TEST(CudaDecode, TwoTilesOfAllKinds) {
+// Of narrow tiles, two of them, a wide one and teams.
+TEST(CudaDecode, TilesOfAllKinds) {
   GTQ_NEEDS_GPU();
+  struct Size {
+    int n_q_heads, n_rows, kv_len;
+  };
   unsigned seed = 300;
   for (const int head_dim : {64, 96, 128, 256}) {
-    for (const int n_rows : {1, 2, 5}) {
-      Shape shape{head_dim, head_dim, 24, 2, n_rows, {1100, 130}, {3, 3}};
+    for (const auto [n_q_heads, n_rows, kv_len] :
+         {Size{6, 1, 1100}, {6, 2, 1100}, {16, 1, 9000}, {24, 1, 1100}, {24, 2, 1100}, {24, 5, 1100}}) {
+      Shape shape{head_dim, head_dim, n_q_heads, 2, n_rows, {kv_len, 130}, {3, 3}};
       shape.with_mask = true;
       shape.with_sinks = true;
       check(shape, seed++);
@@ -208,10 +215,27 @@ TEST(CudaDecode, TwoTilesOfAllKinds) {
       check(shape, seed++);
     }
   }
-  Shape shape{128, 128, 16, 1, 1, {6000}, {4, 4}};
-  for (const float sigma : {10.0f, 100.0f}) {
-    shape.q_sigma = sigma;
-    check(shape, seed++);
+  for (const int n_heads : {4, 16}) {
+    Shape shape{128, 128, n_heads, 1, 1, {6000}, {4, 4}};
+    for (const float sigma : {10.0f, 100.0f}) {
+      shape.q_sigma = sigma;
+      check(shape, seed++);
+    }
+  }
+}
+
+// Polynomials of degree 2.
+TEST(CudaDecode, SlowMeans) {
+  GTQ_NEEDS_GPU();
+  unsigned seed = 450;
+  for (const int n_heads : {4, 8, 16}) {
+    for (const int head_dim : {64, 128}) {
+      Shape shape{head_dim, head_dim, n_heads, 1, 1, {20000, 70}, {3, 3}, 1.0f};
+      shape.slow_means = true;
+      check(shape, seed++);
+      shape.mixed_means = true;
+      check(shape, seed++);
+    }
   }
 }
 
@@ -220,7 +244,7 @@ TEST(CudaDecode, TwoTilesOfAllKinds) {
 TEST(CudaDecode, ManyPagesPerThreadBlock) {
   GTQ_NEEDS_GPU();
   unsigned seed = 400;
-  for (const int n_heads : {4, 16}) {
+  for (const int n_heads : {4, 8, 16}) {
     for (const int head_dim : {64, 96, 128, 256}) {
       Shape shape{head_dim, head_dim, n_heads, 1, 1, {}, {3, 3}};
       for (int b = 0; b < 70; ++b) shape.kv_lens.push_back(1 + 97 * b % 2100);

@@ -60,8 +60,8 @@ TEST(CudaPageLayout, SlotsAndCodesAreOneToOne) {
 TEST(CudaPageLayout, DecodeBlockPartsAreAligned) {
   for (int groups = 0; groups <= 16; ++groups) {
     const DecodeBlock b = decode_block(48, 96, groups, groups / 2);
-    for (const int at : {b.slopes, b.gain, b.value_signs, b.mean_values, b.half_turns, b.dims, b.mean_dims,
-                         b.scalars, b.bytes}) {
+    for (const int at :
+         {b.mean_blocks, b.gain, b.value_signs, b.mean_values, b.dims, b.mean_dims, b.scalars, b.bytes}) {
       EXPECT_EQ(at % 16, 0) << groups;
     }
   }
