@@ -17,7 +17,9 @@ static_assert(kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);  // the siz
 template <int W>
 struct SignedTable : LevelTable<W> {
   explicit SignedTable(const CodeTable& from) : LevelTable<W>(from) {
-    this->entries = _mm512_xor_si512(this->entries, _mm512_set1_epi8(static_cast<char>(0x80)));
+    for (__m512i& table : this->entries) {
+      table = _mm512_xor_si512(table, _mm512_set1_epi8(static_cast<char>(0x80)));
+    }
   }
 };
 
