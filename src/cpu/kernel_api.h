@@ -84,9 +84,10 @@ struct HeadTables {
   MeanTables mean;
 };
 
+// PagePositions::Page.
 struct PageStart {
   std::int32_t start;
-  bool regular;
+  bool regular, full;
 };
 
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.
