@@ -107,6 +107,10 @@ void tile_logits(const PageJob& job, const Tile& tile, MeanWalk* walk) {
 }
 
 void tile_values(const PageJob& job, const Tile& tile) {
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const std::int64_t ahead = tile.pages[t] + kPagesAhead * job.page_step;
+    prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset);
+  }
   const int n = job.n_rows * job.n_heads;
   if (n > kBlockPairs) return many_values(job, tile);
   with_constant<kBlockPairs>(n, [&](auto size) {
