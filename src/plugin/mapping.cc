@@ -16,11 +16,12 @@ constexpr std::size_t kBlock = std::size_t{2} << 20, kSmallestPage = 4096;
 constexpr int kBlocksPerCall = 16;
 constexpr int kCollapse = 25;  // MADV_COLLAPSE of Linux 6.1, which older headers lack
 
-bool is_resident(std::uint8_t* block) {
+bool is_filled(std::uint8_t* block) {
   std::array<unsigned char, kBlock / kSmallestPage> pages = {};
   if (mincore(block, kBlock, pages.data()) != 0) return false;
-  const auto n = static_cast<std::ptrdiff_t>(kBlock / static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
-  return std::all_of(pages.begin(), pages.begin() + n, [](unsigned char page) { return (page & 1) != 0; });
+  const std::size_t n = kBlock / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return 8 * std::ranges::count_if(pages, [](unsigned char page) { return (page & 1) != 0; }) >=
+         static_cast<std::ptrdiff_t>(7 * n);
 }
 
 }  // namespace
@@ -57,7 +58,7 @@ bool Mapping::join_pages() {
     const std::size_t n = next_block_++ % joined_.size();
     std::uint8_t* block =
         data_ + (kBlock - reinterpret_cast<std::uintptr_t>(data_) % kBlock) % kBlock + n * kBlock;
-    if (joined_[n] || block + kBlock > data_ + size_ || !is_resident(block)) continue;
+    if (joined_[n] || block + kBlock > data_ + size_ || !is_filled(block)) continue;
     joined_[n] = madvise(block, kBlock, kCollapse) == 0;
     if (!joined_[n] && errno == EINVAL) joined_.clear();  // this system cannot
     return !joined_.empty() && joined_[n];

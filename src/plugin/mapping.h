@@ -21,9 +21,9 @@ class Mapping {
   std::size_t size() const { return size_; }
   void drop();  // zeros again, and none of it resident
 
-  // Looks at some blocks of 2 MiB and joins the pages of one that is resident as a whole to a huge page, so
-  // that memory does not grow. The system copies the block, which takes milliseconds: to be called now and
-  // then. True if it joined one; systems that cannot do it never do.
+  // Looks at some blocks of 2 MiB and joins the pages of one of which at least 7 in 8 are resident to a huge
+  // page. The system copies the block, which takes milliseconds: to be called now and then. True if it joined
+  // one; systems that cannot do it never do.
   bool join_pages();
 
  private:
