@@ -76,10 +76,12 @@ class LayerCodec {
 // Positions of the cells of one stream, seen page by page. update() is O(kv_len); call it when positions
 // changed.
 struct PagePositions {
-  // Regular: every occupied cell j of the page has position start + j. Empty pages are regular.
+  // Regular: every occupied cell j of the page has position start + j. Empty pages are regular. Full: regular,
+  // and all cells are occupied.
   struct Page {
     std::int32_t start = 0;
     bool regular = true;
+    bool full = false;
   };
   std::vector<Page> pages;
 

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <thread>
 
+#include "bench/huge_memory.h"
 #include "bench/random_cache.h"
 
 namespace gtq::bench {
@@ -50,12 +52,17 @@ class Packed {
     layer.rope.n_rot = d;
     layer.rope.freq_base = kRopeBase;
     codec_ = std::make_unique<LayerCodec>(layer, budget);
-    caches_.push_back(random_cache(random, *codec_, consecutive(shape.kv_len, 0), false));
-    const std::size_t n_copies =
-        1 + spread_bytes(setup) / static_cast<std::size_t>(bytes_per_cell() * shape.kv_len);
-    while (caches_.size() < n_copies) caches_.push_back(caches_[0]);
+    cache_ = random_cache(random, *codec_, consecutive(shape.kv_len, 0), false);
+    const std::size_t key_bytes = cache_.key_pages.size(), copy_bytes = key_bytes + cache_.value_pages.size();
+    n_copies_ = 1 + spread_bytes(setup) / copy_bytes;
+    copies_ = HugeMemory(n_copies_ * copy_bytes);
+    for (std::size_t i = 0; i < n_copies_; ++i) {
+      std::uint8_t* copy = copies_.data() + i * copy_bytes;
+      std::ranges::copy(cache_.key_pages, copy);
+      std::ranges::copy(cache_.value_pages, copy + key_bytes);
+    }
     for (int i = 0; i < shape.n_rows * shape.group * d; ++i) q_.push_back(random_normal(random));
-    call_ = make_call(*codec_, caches_[0], shape.group, shape.n_rows, q_, out_);
+    call_ = make_call(*codec_, cache_, shape.group, shape.n_rows, q_, out_);
     call_.mask = mask.data();
     call_.mask_row_stride = shape.kv_len * sizeof(std::uint16_t);
   }
@@ -72,9 +79,9 @@ class Packed {
   }
 
   void run(const cpu::Kernel& kernel, int round) {
-    const Cache& cache = caches_[round % caches_.size()];
-    call_.key_pages = cache.key_pages.data();
-    call_.value_pages = cache.value_pages.data();
+    const std::size_t key_bytes = cache_.key_pages.size(), copy_bytes = key_bytes + cache_.value_pages.size();
+    call_.key_pages = copies_.data() + round % n_copies_ * copy_bytes;
+    call_.value_pages = call_.key_pages + key_bytes;
     on_threads(n_threads_, [&](int thread) {
       cpu::attention_with(kernel, call_, workspace_->data(), barrier_, thread, n_threads_);
     });
@@ -83,7 +90,9 @@ class Packed {
  private:
   int n_threads_;
   std::unique_ptr<LayerCodec> codec_;
-  std::vector<Cache> caches_;
+  Cache cache_;
+  std::size_t n_copies_;
+  HugeMemory copies_;  // [n_copies_] of the pages of keys, then of values
   std::vector<float> q_, out_;
   AttentionCall call_;
   std::size_t workspace_bytes_ = 0;
@@ -130,7 +139,8 @@ void AttentionCases::add_read_floor(const Setup& setup) {
   const int n_threads = setup.n_threads;
   const std::size_t run_bytes = n_threads * kReadNumbers * sizeof(std::uint64_t);
   const std::size_t n_parts = 1 + spread_bytes(setup) / run_bytes;
-  const auto memory = std::make_shared<std::vector<std::uint64_t>>(n_parts * n_threads * kReadNumbers, 1);
+  const auto memory = std::make_shared<HugeMemory>(n_parts * run_bytes);
+  std::memset(memory->data(), 1, n_parts * run_bytes);
   Case floor;
   floor.kind = CaseKind::kRead;
   floor.name = "reading";
@@ -138,7 +148,8 @@ void AttentionCases::add_read_floor(const Setup& setup) {
   floor.run = [=](int round) {
     on_threads(n_threads, [&](int t) {
       const std::size_t part = (round % n_parts) * n_threads + t;
-      const std::uint64_t all = sum(memory->data() + part * kReadNumbers, kReadNumbers);
+      const auto* numbers = reinterpret_cast<const std::uint64_t*>(memory->data()) + part * kReadNumbers;
+      const std::uint64_t all = sum(numbers, kReadNumbers);
       asm volatile("" : : "r"(all));  // used
     });
   };

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "bench/huge_memory.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -100,6 +101,7 @@ Peer::Case::Case(Peer& peer, CacheType cache_type, const Shape& shape, std::size
   }
   s.buffer = ggml_backend_alloc_ctx_tensors(s.context, s.backend);
   if (s.buffer == nullptr) throw Error("not enough memory for the peer's caches");
+  ask_for_huge_pages(ggml_backend_buffer_get_base(s.buffer), ggml_backend_buffer_get_size(s.buffer));
   const std::vector<std::uint8_t> rows = random_rows(type, shape.head_dim, shape.kv_len);
   for (ggml_tensor* cache : caches) ggml_backend_tensor_set(cache, rows.data(), 0, rows.size());
   const std::vector<float> query = random_floats(ggml_nelements(q));

@@ -24,7 +24,8 @@ constexpr int kItemsPerThread = 4;  // splitting stops when every thread has thi
 constexpr std::size_t kAlign = 64;
 
 static_assert(sizeof(PagePositions::Page) == sizeof(PageStart) &&
-              offsetof(PagePositions::Page, regular) == offsetof(PageStart, regular));
+              offsetof(PagePositions::Page, regular) == offsetof(PageStart, regular) &&
+              offsetof(PagePositions::Page, full) == offsetof(PageStart, full));
 static_assert(kPageTokens == kPageCells && kMeans == kMeanKeys);
 
 // Hands out aligned pieces of the workspace; with a null base it only counts.

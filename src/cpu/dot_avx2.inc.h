@@ -73,7 +73,7 @@ GTQ_INLINE Index index_of(const std::uint8_t* at) {
 }
 
 GTQ_INLINE __m256i sixteen_levels(const CodeTable& from, int first) {
-  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from.biased + first)));
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from.biased[0] + first)));
 }
 
 // Codebooks of 32 and 64 entries in 2 and 4 tables.

@@ -7,7 +7,7 @@
 //   two dot products of four bytes, summed in 32 bits            lane:  sum u_i h_i,  sum u_i l_i
 //
 // The permutation ignores the two top bits of an index and the table repeats the codebook, so that garbage
-// above a code does no harm. Sums start at -128 * sum(h) and -128 * sum(l), which takes the 128 back. They are
+// beside a code does no harm. Sums start at -128 * sum(h) and -128 * sum(l), which takes the 128 back. They are
 // exact modulo 2^32, and the caller scales the query so that the final sum fits.
 
 constexpr int kBlockPairs = 8;                    // pairs whose sums stay in registers
@@ -31,11 +31,20 @@ struct Bias {
   std::int32_t high, low;
 };
 
+// Narrow codes stand at several places of an index; with a table for each of them they need no shift.
+template <int W>
+constexpr int kTables = W == 1 || W == 3 ? 4
+                        : W == 2         ? 2
+                                         : 1;
+
 template <int W>
 struct LevelTable {
-  __m512i entries;
+  __m512i entries[kTables<W>];
 
-  explicit LevelTable(const CodeTable& from) : entries(_mm512_load_si512(from.biased)) {}
+  explicit LevelTable(const CodeTable& from) {
+    GTQ_UNROLL
+    for (int table = 0; table < kTables<W>; ++table) entries[table] = _mm512_load_si512(from.biased[table]);
+  }
 };
 
 template <int N>
@@ -47,15 +56,25 @@ GTQ_INLINE __m512i select(int mask, __m512i a, __m512i b) {
   return _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(mask)), a, b, 0xca);
 }
 
+// The table that knows where the code of output O stands in index_of it.
+template <int W, int O>
+constexpr int kTableOf = W == 1   ? O % 4
+                         : W == 2 ? O % 2
+                         : W != 3 ? 0
+                         : O < 6  ? O % 2
+                                  : O - 4;
+
 template <int W, int O>
 GTQ_INLINE __m512i index_of(const std::uint8_t* unit) {
   const auto word = [unit](int w) { return _mm512_loadu_si512(unit + kWordStride * w); };
   if constexpr (W == 1 || W == 2 || W == 4) {
     constexpr int kPerByte = 8 / W;
-    return right<W*(O % kPerByte)>(word(O / kPerByte));
+    return right<O % kPerByte * W / 4 * 4>(word(O / kPerByte));
   } else if constexpr (W == 3) {
-    if constexpr (O < 6) return right<3 * (O % 2)>(word(O / 2));
-    return select(3, right<6>(word(O % 2)), right<4 + O % 2>(word(2)));
+    if constexpr (O < 6) return word(O / 2);
+    // bit 7 and bit 6 of word 2, bits 7-6 of word 0, bits 7-6 of word 1
+    const __m512i low = select(0xc0, word(0), right<2>(word(1)));
+    return select(15, right<4>(low), right<2>(word(2)));
   } else if constexpr (W == 5) {
     if constexpr (O < 5) return word(O);
     if constexpr (O < 7) return select(7, right<5>(word(O - 5)), right<2>(word(O - 2)));
@@ -70,7 +89,7 @@ GTQ_INLINE __m512i index_of(const std::uint8_t* unit) {
 
 template <int W, int O>
 GTQ_INLINE Levels unpack(const LevelTable<W>& table, const std::uint8_t* unit) {
-  return {_mm512_permutexvar_epi8(index_of<W, O>(unit), table.entries)};
+  return {_mm512_permutexvar_epi8(index_of<W, O>(unit), table.entries[kTableOf<W, O>])};
 }
 
 GTQ_INLINE Sums start_sums(const Bias& bias) {

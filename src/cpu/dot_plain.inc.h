@@ -29,7 +29,7 @@ template <int W>
 struct LevelTable {
   const std::uint8_t* levels;
 
-  explicit LevelTable(const CodeTable& from) : levels(from.biased) {}
+  explicit LevelTable(const CodeTable& from) : levels(from.biased[0]) {}
 };
 
 template <int W, int O>

@@ -46,10 +46,12 @@ struct MeanTables {
   const float* low_orders;    // [n_low / 2][4][2 rope_blocks][even order of cos, odd order of -sin]
 };
 
-// Levels of a codebook, repeated to fill the table: entry i is the level of code i mod 2^width.
+// Levels of a codebook by six bits of a byte. Table 0: entry i is the level of code i mod 2^width. The others
+// are for codes that stand elsewhere among the six bits (dot_avx512.inc.h).
+inline constexpr int kCodeTables = 4;
 struct alignas(64) CodeTable {
-  std::int8_t bytes[64];
-  std::uint8_t biased[64];  // plus 128
+  std::int8_t bytes[64];                 // table 0
+  std::uint8_t biased[kCodeTables][64];  // plus 128
 };
 
 // Four neighbouring numbers of a query or of softmax weights as integers, in the form of a kernel's multiply.
@@ -82,9 +84,10 @@ struct HeadTables {
   MeanTables mean;
 };
 
+// PagePositions::Page.
 struct PageStart {
   std::int32_t start;
-  bool regular;
+  bool regular, full;
 };
 
 // Scratch of one thread, 64-byte aligned; M = rows_capacity * n_heads.

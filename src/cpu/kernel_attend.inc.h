@@ -37,38 +37,55 @@ GTQ_INLINE float finish_logits(const PageJob& job, const Tile& tile, int m, floa
   return lane_max(top);
 }
 
-// Weights of row m as quads; updates row_max, row_sum and row_scale.
-void softmax_tile(const PageJob& job, const Tile& tile, int m) {
-  const Scratch& s = job.scratch;
-  float* logits = s.logits + m * kTileCells;
-  const int n_cells = tile.n_pages * kPageCells;
-  const std::size_t n_pairs = static_cast<std::size_t>(job.n_rows) * job.n_heads;
-  const float before = job.row_max[m], top = finish_logits(job, tile, m, logits);
+// Updates row_max and row_scale; returns the maximum of the tile.
+float raise_maximum(const PageJob& job, const Tile& tile, int m) {
+  const float before = job.row_max[m], top = finish_logits(job, tile, m, job.scratch.logits + m * kTileCells);
   const float now = top > before ? top : before;
   job.row_max[m] = now;
-  s.row_scale[m] = before == now ? 1.0f : exp_nonpositive(splat(before - now))[0];
-  float scale = 0.0f;
-  if (top != -kInfinity) {
-    vf sum{}, largest = splat(1e-30f), total = splat(1e-30f);
-    for (int t = 0; t < tile.n_pages; ++t) {
-      for (int j = 0; j < kPageCells; j += kLanes) {
-        float* at = logits + t * kPageCells + j;
-        const vf p = exp_floored(load<vf>(at) - now);
-        const vf weight = p * load<vf>(tile.views[t].value_norm + j);
-        sum += p;
-        total += weight;
-        largest = max(largest, weight);
-        store(at, weight);
-      }
-    }
-    job.row_sum[m] = job.row_sum[m] * s.row_scale[m] + lane_sum(sum);
-    scale = quantizer_scale(lane_max(largest), lane_sum(total));
-  } else {
-    for (int j = 0; j < n_cells; ++j) logits[j] = 0.0f;
-    job.row_sum[m] *= s.row_scale[m];
+  job.scratch.row_scale[m] = before == now ? 1.0f : exp_nonpositive(splat(before - now))[0];
+  return top;
+}
+
+// Logits of row m become weights; updates row_sum. Returns the weights' units, 0 where `top` says that there
+// are none. Dot products of weights that fit 16 bits fit 32.
+static_assert(128.0f * kMaxQuantized * kTileCells < kMaxSum);
+float exponentiate(const PageJob& job, const Tile& tile, int m, float top) {
+  float* logits = job.scratch.logits + m * kTileCells;
+  const float now = job.row_max[m], sum_before = job.row_sum[m] * job.scratch.row_scale[m];
+  job.row_sum[m] = sum_before;
+  if (top == -kInfinity) {
+    for (int j = 0; j < tile.n_pages * kPageCells; ++j) logits[j] = 0.0f;
+    return 0.0f;
   }
-  s.weight_step[m] = scale > 0.0f ? 1.0f / scale : 0.0f;
-  pack_row(logits, n_cells, scale, m, n_pairs, s.weight_quads, s.weight_bias);
+  vf sum{}, largest = splat(1e-30f);
+  for (int t = 0; t < tile.n_pages; ++t) {
+    for (int j = 0; j < kPageCells; j += kLanes) {
+      float* at = logits + t * kPageCells + j;
+      const vf p = exp_floored(load<vf>(at) - now);
+      const vf weight = p * load<vf>(tile.views[t].value_norm + j);
+      sum += p;
+      largest = max(largest, weight);
+      store(at, weight);
+    }
+  }
+  job.row_sum[m] = sum_before + lane_sum(sum);
+  return kMaxQuantized / lane_max(largest);
+}
+
+// Weights of rows m .. m + n as quads. Step by step for all of them: a row alone waits for its maximum and its
+// sum.
+constexpr int kSoftmaxRows = 4;
+void softmax_rows(const PageJob& job, const Tile& tile, int m, int n) {
+  const Scratch& s = job.scratch;
+  const std::size_t n_pairs = static_cast<std::size_t>(job.n_rows) * job.n_heads;
+  float tops[kSoftmaxRows], scales[kSoftmaxRows];
+  for (int i = 0; i < n; ++i) tops[i] = raise_maximum(job, tile, m + i);
+  for (int i = 0; i < n; ++i) scales[i] = exponentiate(job, tile, m + i, tops[i]);
+  for (int i = 0; i < n; ++i) {
+    s.weight_step[m + i] = scales[i] > 0.0f ? 1.0f / scales[i] : 0.0f;
+    pack_row(s.logits + (m + i) * kTileCells, tile.n_pages * kPageCells, scales[i], m + i, n_pairs,
+             s.weight_quads, s.weight_bias);
+  }
 }
 
 // ---- tiles
@@ -90,6 +107,10 @@ void tile_logits(const PageJob& job, const Tile& tile, MeanWalk* walk) {
 }
 
 void tile_values(const PageJob& job, const Tile& tile) {
+  for (int t = 0; t < tile.n_pages; ++t) {
+    const std::int64_t ahead = tile.pages[t] + kPagesAhead * job.page_step;
+    prefetch(job.value_pages + ahead * job.value_page_stride + job.head->value_norm_offset);
+  }
   const int n = job.n_rows * job.n_heads;
   if (n > kBlockPairs) return many_values(job, tile);
   with_constant<kBlockPairs>(n, [&](auto size) {
@@ -99,7 +120,9 @@ void tile_values(const PageJob& job, const Tile& tile) {
 
 void finish_tile(const PageJob& job, const Tile& tile, MeanWalk* walk) {
   tile_logits(job, tile, walk);
-  for (int m = 0; m < job.n_rows * job.n_heads; ++m) softmax_tile(job, tile, m);
+  const int n = job.n_rows * job.n_heads;
+  for (int m = 0; m < n; m += kSoftmaxRows)
+    softmax_rows(job, tile, m, n - m < kSoftmaxRows ? n - m : kSoftmaxRows);
   tile_values(job, tile);
 }
 

@@ -27,7 +27,7 @@ void expand_keys(const HeadTables& head, const std::uint8_t* codes, const std::u
 template <template <int> class Table>
 void expand_values(const PageJob& job, const Tile& tile, int unit, Levels* levels, int step) {
   const HeadTables& head = *job.head;
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
+  const std::ptrdiff_t ahead = kPagesAhead * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
   with_width(head.v_width, [&](auto width) {
     constexpr int kW = width.value;
     const Table<kW> table(head.codes[kW]);

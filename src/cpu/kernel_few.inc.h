@@ -27,7 +27,7 @@ GTQ_INLINE void join_sets(Sums (&sums)[kSumSets<kN>][kN]) {
 
 // Operands of kN pairs and half a page of keys.
 struct KeyBlock {
-  const std::uint8_t *codes, *next;  // half page; the half page to prefetch, or null
+  const std::uint8_t *codes, *soon, *ahead;  // half page; half pages to prefetch, or null
   const Quad* quads;
   const Bias* bias;
   LogitsTo to;
@@ -67,8 +67,9 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
   const LevelTable<W> table(head.codes[W]);
   for (; g < n_groups && head.widths[g] == W; ++g) {
     const std::size_t offset = head.group_offset[g];
-    if (block.next != nullptr) {
-      for (int w = 0; w < W; ++w) prefetch(block.next + offset + kWordStride * w);
+    if (block.ahead != nullptr) {
+      for (int w = 0; w < W; ++w) prefetch(block.ahead + offset + kWordStride * w);
+      for (int w = 0; w < W; ++w) prefetch_soon(block.soon + offset + kWordStride * w);
     }
     add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * kN, sums);
   }
@@ -98,20 +99,24 @@ template <int kN>
 void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys, float* logits, bool add) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
+  const std::ptrdiff_t step = job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
   for (int half = 0; half < 2; ++half) {
     const std::uint8_t* codes = keys + half * head.half_bytes;
-    KeyBlock block = {codes, codes + ahead, s.query_quads, static_cast<const Bias*>(s.query_bias),
-                      logits_to(s, view, half, 0, logits)};
+    KeyBlock block = {.codes = codes,
+                      .soon = half == 0 ? keys + head.half_bytes : keys + step,
+                      .ahead = codes + kPagesAhead * step,
+                      .quads = s.query_quads,
+                      .bias = static_cast<const Bias*>(s.query_bias),
+                      .to = logits_to(s, view, half, 0, logits)};
     if constexpr (kKeyBlocks<kN> == 2) {
       key_block<0, 2, kN>(head, block, add);
     } else {
       key_block<0, 1, kN>(head, block, add);
-      block.next = nullptr;
+      block.ahead = nullptr;
       key_block<1, 1, kN>(head, block, add);
     }
   }
-  prefetch(keys + ahead + head.key_norm_offset);
+  prefetch(keys + kPagesAhead * step + head.key_norm_offset);
 }
 
 // ---- values
@@ -131,7 +136,7 @@ template <int W, int kN>
 void few_values(const PageJob& job, const Tile& tile) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
+  const std::ptrdiff_t ahead = kPagesAhead * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
   const LevelTable<W> table(head.codes[W]);
   constexpr std::size_t kUnitBytes = W * kWordStride;
   for (int unit = 0; unit < head.head_dim_v / 16; ++unit) {
@@ -143,6 +148,7 @@ void few_values(const PageJob& job, const Tile& tile) {
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
       for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * kN) {
         for (int w = 0; w < W; ++w) prefetch(codes + ahead + kWordStride * w);
+        for (int w = 0; w < W; ++w) prefetch_soon(codes + 2 * kUnitBytes + kWordStride * w);  // the next unit
         add_value_unit<W, 0, kN>(table, codes, quads, sums);
       }
     }

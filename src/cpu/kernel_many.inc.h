@@ -38,7 +38,7 @@ void many_keys(const PageJob& job, const PageView& view, const std::uint8_t* key
   const Scratch& s = job.scratch;
   const int n = job.n_rows * job.n_heads;
   Levels* levels = static_cast<Levels*>(s.levels);
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
+  const std::ptrdiff_t ahead = kPagesAhead * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
   for (int half = 0; half < 2; ++half) {
     const std::uint8_t* codes = keys + half * head.half_bytes;
     expand_keys<LevelTable>(head, codes, codes + ahead, levels);

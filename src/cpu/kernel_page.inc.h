@@ -11,7 +11,7 @@ struct PageView {
   alignas(64) float value_norm[kPageCells];
   alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
   bool any_mean[2];
-  bool plain;  // every cell is occupied and every mask is 0; then no masks were written
+  bool plain;  // the page is full and every mask is 0; then no masks were written
 };
 
 struct Tile {
@@ -20,20 +20,25 @@ struct Tile {
   PageView views[kTilePages];
 };
 
-// False when no cell is occupied.
+// False when no cell is occupied. Positions of a full page are not read: they come from memory.
 bool load_cells(const PageJob& job, PageView* view) {
   const std::int64_t first = view->page * kPageCells;
   view->n_cells = job.kv_len - first < kPageCells ? static_cast<int>(job.kv_len - first) : kPageCells;
-  int n_occupied = 0;
-  for (int j = 0; j < view->n_cells; ++j) {
-    const bool occupied = job.positions[first + j] != -1 &&
+  __builtin_memcpy(&view->start, static_cast<const char*>(job.page_positions) + view->page * sizeof(PageStart),
+                   sizeof(PageStart));
+  view->plain = view->start.full && view->n_cells == kPageCells && job.mask_columns == nullptr;
+  if (view->plain) {
+    __builtin_memset(view->blank, 0, sizeof(view->blank));
+    return true;
+  }
+  bool any = false;
+  for (int j = 0; j < kPageCells; ++j) {
+    const bool occupied = j < view->n_cells && job.positions[first + j] != -1 &&
                           (job.mask_columns == nullptr || job.mask_columns[first + j] < job.n_mask_columns);
     view->blank[j] = occupied ? 0.0f : -kInfinity;
-    n_occupied += occupied ? 1 : 0;
+    any |= occupied;
   }
-  for (int j = view->n_cells; j < kPageCells; ++j) view->blank[j] = -kInfinity;
-  view->plain = n_occupied == kPageCells;
-  return n_occupied > 0;
+  return any;
 }
 
 // Norms of kLanes norm bytes: 2^(code / 16 - octaves_down) up to rounding of `octave`, the norms of 16 codes
@@ -77,8 +82,6 @@ void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t
   }
   view->any_mean[0] = any_lane(any_first);
   view->any_mean[1] = any_lane(any_other);
-  __builtin_memcpy(&view->start, static_cast<const char*>(job.page_positions) + view->page * sizeof(PageStart),
-                   sizeof(PageStart));
 }
 
 // The page's 64 masks of all rows are +0.
@@ -110,7 +113,7 @@ GTQ_INLINE const std::uint16_t* mask_row(const PageJob& job, const PageView& vie
 // Masks of all rows as floats to masks[r * kTileCells], -inf for empty cells; false when no row attends any.
 bool load_masks(const PageJob& job, float* masks, PageView* view) {
   if (job.mask == nullptr) return true;
-  if (view->plain && job.mask_columns == nullptr && masks_are_zero(job, view->page)) return true;
+  if (view->plain && masks_are_zero(job, view->page)) return true;
   view->plain = false;
   std::uint16_t room[kPageCells] = {};
   vi any{};

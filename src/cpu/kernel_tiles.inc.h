@@ -17,7 +17,9 @@ static_assert(kLevelBlocks * sizeof(Levels) <= 64 * kMaxLevelBytes);  // the siz
 template <int W>
 struct SignedTable : LevelTable<W> {
   explicit SignedTable(const CodeTable& from) : LevelTable<W>(from) {
-    this->entries = _mm512_xor_si512(this->entries, _mm512_set1_epi8(static_cast<char>(0x80)));
+    for (__m512i& table : this->entries) {
+      table = _mm512_xor_si512(table, _mm512_set1_epi8(static_cast<char>(0x80)));
+    }
   }
 };
 
@@ -113,7 +115,7 @@ void many_keys(const PageJob& job, const PageView& view, const std::uint8_t* key
   const std::size_t plane = plane_bytes(head.head_dim_k);
   const auto* planes = reinterpret_cast<const std::uint8_t*>(s.query_quads);
   Levels* levels = static_cast<Levels*>(s.levels);
-  const std::ptrdiff_t ahead = kTilePages * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
+  const std::ptrdiff_t ahead = kPagesAhead * job.page_step * static_cast<std::ptrdiff_t>(job.key_page_stride);
   const TileState tiles;
   Products products;
   for (int half = 0; half < 2; ++half) {

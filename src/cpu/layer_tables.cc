@@ -27,14 +27,23 @@ void fit_chebyshev(F f, float sign, int first, float* out) {
   }
 }
 
+// The code that a table finds in an index of six bits.
+int code_in(int width, int table, int index) {
+  constexpr int kFirstBit[4][kCodeTables] = {{}, {0, 1, 2, 3}, {0, 2}, {0, 3, 2}};
+  if (width == 3 && table == 3) return (index & 3) | (index >> 5) << 2;
+  return (index >> (width < 4 ? kFirstBit[width][table] : 0)) % (1 << width);
+}
+
 const CodeTable* code_tables() {
   static const auto tables = [] {
     std::array<CodeTable, kMaxWidth + 1> all{};
     for (int width = kMinWidth; width <= kMaxWidth; ++width) {
       for (int i = 0; i < 64; ++i) {
-        const std::int8_t level = codebook_levels(width)[i % (1 << width)];
-        all[width].bytes[i] = level;
-        all[width].biased[i] = static_cast<std::uint8_t>(level + 128);
+        const std::int8_t* levels = codebook_levels(width);
+        all[width].bytes[i] = levels[code_in(width, 0, i)];
+        for (int table = 0; table < kCodeTables; ++table) {
+          all[width].biased[table][i] = static_cast<std::uint8_t>(levels[code_in(width, table, i)] + 128);
+        }
       }
     }
     return all;

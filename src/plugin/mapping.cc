@@ -1,17 +1,37 @@
 #include "plugin/mapping.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <new>
 #include <utility>
 
 namespace gtq::plugin {
+namespace {
+
+constexpr std::size_t kBlock = std::size_t{2} << 20, kSmallestPage = 4096;
+constexpr int kBlocksPerCall = 16;
+constexpr int kCollapse = 25;  // MADV_COLLAPSE of Linux 6.1, which older headers lack
+
+bool is_filled(std::uint8_t* block) {
+  std::array<unsigned char, kBlock / kSmallestPage> pages = {};
+  if (mincore(block, kBlock, pages.data()) != 0) return false;
+  const std::size_t n = kBlock / static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return 8 * std::ranges::count_if(pages, [](unsigned char page) { return (page & 1) != 0; }) >=
+         static_cast<std::ptrdiff_t>(7 * n);
+}
+
+}  // namespace
 
 Mapping::Mapping(std::size_t size) : size_(size) {
   void* memory =
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   data_ = static_cast<std::uint8_t*>(memory);
+  joined_.assign(size / kBlock, false);
 }
 
 Mapping::~Mapping() {
@@ -23,11 +43,27 @@ Mapping::Mapping(Mapping&& other) noexcept { *this = std::move(other); }
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(joined_, other.joined_);
+  std::swap(next_block_, other.next_block_);
   return *this;
 }
 
-void Mapping::drop() const {
+void Mapping::drop() {
   if (data_ != nullptr) madvise(data_, size_, MADV_DONTNEED);
+  std::fill(joined_.begin(), joined_.end(), false);
+}
+
+bool Mapping::join_pages() {
+  for (int i = 0; i < kBlocksPerCall && !joined_.empty(); ++i) {
+    const std::size_t n = next_block_++ % joined_.size();
+    std::uint8_t* block =
+        data_ + (kBlock - reinterpret_cast<std::uintptr_t>(data_) % kBlock) % kBlock + n * kBlock;
+    if (joined_[n] || block + kBlock > data_ + size_ || !is_filled(block)) continue;
+    joined_[n] = madvise(block, kBlock, kCollapse) == 0;
+    if (!joined_[n] && errno == EINVAL) joined_.clear();  // this system cannot
+    return !joined_.empty() && joined_[n];
+  }
+  return false;
 }
 
 }  // namespace gtq::plugin

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace gtq::plugin {
 
@@ -18,11 +19,18 @@ class Mapping {
 
   std::uint8_t* data() const { return data_; }
   std::size_t size() const { return size_; }
-  void drop() const;  // zeros again, and none of it resident
+  void drop();  // zeros again, and none of it resident
+
+  // Looks at some blocks of 2 MiB and joins the pages of one of which at least 7 in 8 are resident to a huge
+  // page. The system copies the block, which takes milliseconds: to be called now and then. True if it joined
+  // one; systems that cannot do it never do.
+  bool join_pages();
 
  private:
   std::uint8_t* data_ = nullptr;
   std::size_t size_ = 0;
+  std::vector<bool> joined_;  // blocks
+  std::size_t next_block_ = 0;
 };
 
 }  // namespace gtq::plugin

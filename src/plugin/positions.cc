@@ -16,6 +16,7 @@ void note_stored(Cache& cache, const ggml_tensor* store, const ggml_tensor* rope
   for (std::size_t t = 0; t < cells.size(); ++t)
     cells[t] = cell_of(store->src[1], static_cast<std::int64_t>(t));
   cache.place_batch(cells, static_cast<const std::int32_t*>(rope->src[1]->data));
+  cache.pages.join_pages();  // what the graphs before have filled
 }
 
 // The layout of the tokens of one page that some row of the mask lets through: regular, and where it starts.

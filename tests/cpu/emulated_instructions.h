@@ -62,6 +62,10 @@ inline __m512i broadcastd_epi32(__m128i a) {
 inline __m512 set1_ps(float x) {
   return each<float, __m512>([=](int) { return x; });
 }
+inline __m512 max_ps(__m512 a, __m512 b) {
+  const Lanes<float> x(a), y(b);
+  return each<float, __m512>([&](int i) { return x.x[i] > y.x[i] ? x.x[i] : y.x[i]; });
+}
 inline __m512i add_epi32(__m512i a, __m512i b) {
   const Lanes<std::uint32_t> x(a), y(b);
   return each<std::uint32_t>([&](int i) { return x.x[i] + y.x[i]; });
@@ -215,6 +219,7 @@ inline void configure_tiles(const void* shape) {
 #define _mm512_cvtps_epi32 gtq::test::avx512::cvtps_epi32
 #define _mm512_cvtepi32_ps gtq::test::avx512::cvtepi32_ps
 #define _mm512_cvtepu8_epi32 gtq::test::avx512::cvtepu8_epi32
+#define _mm512_max_ps gtq::test::avx512::max_ps
 #define _mm512_test_epi32_mask gtq::test::avx512::test_epi32_mask
 
 #undef _tile_zero

@@ -13,6 +13,7 @@ TEST(PagePositions, SeesRegularPages) {
   for (int p = 0; p < 4; ++p) {
     EXPECT_TRUE(pages.pages[p].regular);
     EXPECT_EQ(pages.pages[p].start, 1000 + 64 * p);
+    EXPECT_EQ(pages.pages[p].full, p < 3);
   }
 }
 
@@ -26,6 +27,9 @@ TEST(PagePositions, EmptyCellsDoNotMatter) {
   EXPECT_EQ(pages.pages[0].start, 7);
   EXPECT_TRUE(pages.pages[1].regular);
   EXPECT_TRUE(pages.pages[2].regular);
+  EXPECT_FALSE(pages.pages[0].full);
+  EXPECT_FALSE(pages.pages[1].full);
+  EXPECT_TRUE(pages.pages[2].full);
 }
 
 TEST(PagePositions, JumpsAreIrregularAndUpdatesForget) {
@@ -34,6 +38,7 @@ TEST(PagePositions, JumpsAreIrregularAndUpdatesForget) {
   PagePositions pages;
   pages.update(positions.data(), 128);
   EXPECT_FALSE(pages.pages[0].regular);
+  EXPECT_FALSE(pages.pages[0].full);
   EXPECT_TRUE(pages.pages[1].regular);
   positions[63] = 63;
   pages.update(positions.data(), 70);
