@@ -31,7 +31,7 @@ Mapping::Mapping(std::size_t size) : size_(size) {
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   data_ = static_cast<std::uint8_t*>(memory);
-  joined_.assign(size / kBlock, false);
+  tried_.assign(size / kBlock, false);
 }
 
 Mapping::~Mapping() {
@@ -43,25 +43,26 @@ Mapping::Mapping(Mapping&& other) noexcept { *this = std::move(other); }
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(joined_, other.joined_);
+  std::swap(tried_, other.tried_);
   std::swap(next_block_, other.next_block_);
   return *this;
 }
 
 void Mapping::drop() {
   if (data_ != nullptr) madvise(data_, size_, MADV_DONTNEED);
-  std::fill(joined_.begin(), joined_.end(), false);
+  std::fill(tried_.begin(), tried_.end(), false);
 }
 
 bool Mapping::join_pages() {
-  for (int i = 0; i < kBlocksPerCall && !joined_.empty(); ++i) {
-    const std::size_t n = next_block_++ % joined_.size();
+  for (int i = 0; i < kBlocksPerCall && !tried_.empty(); ++i) {
+    const std::size_t n = next_block_++ % tried_.size();
     std::uint8_t* block =
         data_ + (kBlock - reinterpret_cast<std::uintptr_t>(data_) % kBlock) % kBlock + n * kBlock;
-    if (joined_[n] || block + kBlock > data_ + size_ || !is_filled(block)) continue;
-    joined_[n] = madvise(block, kBlock, kCollapse) == 0;
-    if (!joined_[n] && errno == EINVAL) joined_.clear();  // this system cannot
-    return !joined_.empty() && joined_[n];
+    if (tried_[n] || block + kBlock > data_ + size_ || !is_filled(block)) continue;
+    tried_[n] = true;  // once: where no huge page is free, looking for one again takes time
+    const bool joined = madvise(block, kBlock, kCollapse) == 0;
+    if (!joined && errno == EINVAL) tried_.clear();  // this system cannot
+    return joined;
   }
   return false;
 }

@@ -29,7 +29,7 @@ class Mapping {
  private:
   std::uint8_t* data_ = nullptr;
   std::size_t size_ = 0;
-  std::vector<bool> joined_;  // blocks
+  std::vector<bool> tried_;  // blocks, to be joined
   std::size_t next_block_ = 0;
 };
 
