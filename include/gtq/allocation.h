@@ -33,7 +33,7 @@ struct CacheBudget {
   int recent = 0;
 };
 inline constexpr Budget kRecentBudget{6, 6};
-inline constexpr int kMostRecent = 8192;
+inline constexpr int kMostRecent = 1024;
 
 // "k4v4" -> {{4, 4}, 0}, "k3v3r128" -> {{3, 3}, 128}. Throws Error for anything else.
 CacheBudget parse_cache_budget(std::string_view text);

@@ -54,7 +54,7 @@ void run_custom(ggml_tensor*, int thread, int n_threads, void* userdata) {
   if (node->op == GGML_OP_SET_ROWS) {
     store_rows(node, context->barrier, thread, n_threads);
   } else if (node->op == GGML_OP_ROPE) {
-    shift_keys(node, thread, n_threads);
+    shift_keys(node, context->barrier, thread, n_threads);
   } else {
     run_attention(node, context->aligned_workspace(), context->barrier, thread, n_threads);
   }

@@ -70,9 +70,10 @@ std::uint16_t* staged_row(const Rows& rows, std::int64_t cell) {
 
 void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, std::size_t offset,
                 std::size_t size) {
-  const Cache& cache = cache_of(buffer);
+  Cache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
-  const CacheTensor& own = cache.tensors.at(rows.root);
+  CacheTensor& own = cache.tensors.at(rows.root);
+  own.do_moves();
   std::memset(data, 0, size);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     auto* out = static_cast<std::uint8_t*>(data) + i * rows.bytes;
@@ -141,12 +142,14 @@ void set_packed_row(Cache& cache, const CacheTensor& own, std::int64_t cell, boo
 void set_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8_t* in) {
   StateHeader header;
   std::memcpy(&header, in, sizeof header);
-  const bool is_recent = cache.recent.n_slots() > 0 && header.tag == tag_of(cache, true);
+  const bool is_recent =
+      cache.recent.n_slots() > 0 && header.tag == tag_of(cache, true) && header.position >= 0;
   if (header.magic != kStateMagic ||
       (header.tag != tag_of(cache, false) && header.tag != kWideRow && !is_recent)) {
     refuse_state(cache, header);
   }
-  cache.place_restored(cell, header.position, is_recent);
+  cache.place_restored(rows.root, cell, header.position, is_recent);
+  cache.tensors.at(rows.root).do_moves();
   in += sizeof header;
   if (header.tag == kWideRow) {
     set_wide_row(cache, rows, cell, in);
@@ -184,7 +187,8 @@ bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tenso
     return false;
   }
   if (cache.recent.n_slots() > 0 && to.count != cache.n_cells) return false;
-  const CacheTensor& own = cache.tensors.at(to.root);
+  CacheTensor& own = cache.tensors.at(to.root);
+  own.do_moves();
   if (cache.packing == nullptr) {
     copy_pages(static_cast<std::uint8_t*>(to.root->data), kPageTokens * to.bytes, from.first, to.first,
                to.count);

@@ -140,7 +140,7 @@ void Cache::pack(const Packing& chosen) {
   }
   std::vector<float> row(widest);
   const int n_recent = recent_of(tensors.begin()->first);
-  if (n_recent > 0) recent = RecentTokens(n_recent, n_streams, n_cells);
+  RecentTokens apart = n_recent > 0 ? RecentTokens(n_recent, n_streams, n_cells) : RecentTokens();
   pages = Mapping(size);  // from here on nothing fails: a cache is packed as a whole or not at all
   std::uint8_t* next = pages.data();
   for (auto& [t, tensor] : tensors) {
@@ -151,6 +151,7 @@ void Cache::pack(const Packing& chosen) {
     next += packed_bytes(t, &chosen);
     if (staged.size() > 0) pack_rows(t, tensor, positions, row);
   }
+  recent = std::move(apart);
   staged.drop();
   packing = &chosen;
   constexpr double kMiB = 1 << 20;
@@ -165,12 +166,9 @@ void Cache::clear() {
   staged.drop();
   std::ranges::fill(positions, kEmptyCell);
   recent.clear();
+  restored_first = nullptr;
+  for (auto& [t, tensor] : tensors) tensor.moves.clear();
   refresh_all_pages();
-}
-
-std::int32_t Cache::position_of(std::int64_t cell) const {
-  const std::int64_t slot = recent.slot_of(cell);
-  return slot == RecentTokens::kNone ? positions[cell] : recent.position(slot);
 }
 
 TokenPlace Cache::place_of(const CacheTensor& tensor, std::int64_t cell) const {
@@ -180,55 +178,56 @@ TokenPlace Cache::place_of(const CacheTensor& tensor, std::int64_t cell) const {
 }
 
 void Cache::place_batch(const std::vector<std::int64_t>& cells, const std::int32_t* token_positions) {
-  moves.clear();
-  if (recent.n_slots() > 0) recent.begin_batch(cells, token_positions, moves);
+  std::vector<RecentTokens::Move> moves;
+  const bool keeps_recent = recent.n_slots() > 0;
+  if (keeps_recent) recent.begin_batch(cells, token_positions, moves);
+  restored_first = nullptr;
   std::vector<std::int64_t> to_come(n_streams);
   for (const std::int64_t cell : cells) ++to_come[cell / n_cells];
   for (std::size_t t = 0; t < cells.size(); ++t) {
     const std::int64_t cell = cells[t];
-    positions[cell] = token_positions[t];
-    enter(cell, token_positions[t], --to_come[cell / n_cells] < recent.capacity());
+    const bool is_recent = --to_come[cell / n_cells] < recent.capacity();
+    if (keeps_recent && !recent.enter_first(cell, token_positions[t]) && is_recent) {
+      recent.enter(cell, token_positions[t], moves);
+    }
+    positions[cell] = recent.slot_of(cell) == RecentTokens::kNone ? token_positions[t] : kEmptyCell;
   }
-  recent.end_batch();
   std::int64_t refreshed = -1;
   for (const std::int64_t cell : cells) {
     if (cell / kPageTokens != refreshed) refresh_pages(cell, 1);
     refreshed = cell / kPageTokens;
   }
-  note_moves();
+  note_moves(moves);
 }
 
-void Cache::place_restored(std::int64_t cell, std::int32_t position, bool is_recent) {
-  positions[cell] = position;
-  if (!is_recent) return recent.forget(cell);
-  moves.clear();
-  enter(cell, position, true);
-  note_moves();
-  for (const RecentTokens::Move& move : moves) {
-    for (const auto& [t, tensor] : tensors) {
-      std::vector<float> room(t->ne[0]);
-      move_token(tensor, move, tensor.pages.all_heads(), room.data());
-    }
-  }
+void Cache::place_restored(const ggml_tensor* t, std::int64_t cell, std::int32_t position, bool is_recent) {
+  if (restored_first == nullptr) restored_first = t;
+  if (t != restored_first) return;
+  std::vector<RecentTokens::Move> moves;
+  recent.forget(cell);
+  if (is_recent && !recent.enter_first(cell, position)) recent.enter(cell, position, moves);
+  positions[cell] = recent.slot_of(cell) == RecentTokens::kNone ? position : kEmptyCell;
+  note_moves(moves);
 }
 
-void Cache::enter(std::int64_t cell, std::int32_t position, bool is_recent) {
-  if (recent.n_slots() == 0) return;
-  if (recent.enter_first(cell, position) || (is_recent && recent.enter(cell, position, moves))) {
-    positions[cell] = kEmptyCell;
-  }
-}
-
-void Cache::note_moves() {
+void Cache::note_moves(const std::vector<RecentTokens::Move>& moves) {
   for (const RecentTokens::Move& move : moves) {
     positions[move.cell] = move.position;
     refresh_pages(move.cell, 1);
   }
+  for (auto& [t, tensor] : tensors) tensor.moves.insert(tensor.moves.end(), moves.begin(), moves.end());
 }
 
-void move_token(const CacheTensor& tensor, const RecentTokens::Move& move, HeadRange heads, float* room) {
-  tensor.recent.load(move.slot, room, move.position, heads);
-  tensor.pages.store(move.cell, room, move.position, heads);
+void CacheTensor::move(const RecentTokens::Move& move, HeadRange heads, float* room) const {
+  recent.load(move.slot, room, move.position, heads);
+  pages.store(move.cell, room, move.position, heads);
+}
+
+void CacheTensor::do_moves() {
+  if (moves.empty()) return;
+  std::vector<float> room(pages.codec->n_kv_heads() * pages.head_dim());
+  for (const RecentTokens::Move& each : moves) move(each, pages.all_heads(), room.data());
+  moves.clear();
 }
 
 void Cache::refresh_pages(std::int64_t first_cell, std::int64_t n) {

@@ -50,6 +50,13 @@ struct CodedPages {
 // Keys or values of one layer. No codec: staged; no codec of recent tokens: none are kept apart.
 struct CacheTensor {
   CodedPages pages, recent;
+  // Tokens that have left their slots for their cells, in order. To be done before anything else with the
+  // tensor; each has its own list since graphs may bring some layers only.
+  std::vector<RecentTokens::Move> moves;
+
+  // Heads of a token; `room`: for the vectors of all heads.
+  void move(const RecentTokens::Move& move, HeadRange heads, float* room) const;
+  void do_moves();  // all of them
 };
 
 // Where the token of a cell is.
@@ -71,7 +78,7 @@ struct Cache {
   std::vector<PagePositions> page_positions;  // [n_streams]
   std::vector<std::int64_t> masked_pages;     // taken for regular by regard_mask(), for one graph
   RecentTokens recent;
-  std::vector<RecentTokens::Move> moves;  // that the stores of this graph begin with
+  const ggml_tensor* restored_first = nullptr;  // since the last batch; it decides where restored tokens go
 
   bool fits(const Profile& profile) const;  // it has all layers of this cache, in their shapes
   // Encodes what is staged, and from then on everything. Throws std::bad_alloc and then has changed nothing.
@@ -79,12 +86,11 @@ struct Cache {
   void pack(const Packing& chosen);
   void clear();
 
-  std::int32_t position_of(std::int64_t cell) const;
   TokenPlace place_of(const CacheTensor& tensor, std::int64_t cell) const;
   // Finds places for the tokens of a batch, which will be stored in these cells.
   void place_batch(const std::vector<std::int64_t>& cells, const std::int32_t* token_positions);
-  // Finds a place for one token that is restored, among the recent ones if there is room.
-  void place_restored(std::int64_t cell, std::int32_t position, bool is_recent);
+  // Finds a place for the token whose row of tensor `t` is restored.
+  void place_restored(const ggml_tensor* t, std::int64_t cell, std::int32_t position, bool is_recent);
 
   // Call for cells (counted over all streams) whose positions changed.
   void refresh_pages(std::int64_t first_cell, std::int64_t n);
@@ -92,12 +98,8 @@ struct Cache {
   PagePositions::Page& page_of(std::int64_t page);  // pages are counted over all streams
 
  private:
-  void enter(std::int64_t cell, std::int32_t position, bool is_recent);
-  void note_moves();
+  void note_moves(const std::vector<RecentTokens::Move>& moves);
 };
-
-// Moves those heads of a token from its slot to its cell; `room`: for the vectors of all heads.
-void move_token(const CacheTensor& tensor, const RecentTokens::Move& move, HeadRange heads, float* room);
 
 ggml_backend_buffer_type_t buffer_type();
 // The cache that owns this tensor, nullptr when it is llama.cpp's own; packed_cache(): and when it is staged.

@@ -56,15 +56,18 @@ AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
 }
 
 // Tokens of one page share bytes, but its heads do not: the moves are dealt out by both.
-void move_rows(const Cache& cache, const CacheTensor& own, int thread, int n_threads) {
+void do_moves(CacheTensor& own, SpinBarrier& barrier, int thread, int n_threads) {
+  if (own.moves.empty()) return;
   const int n_heads = own.pages.codec->n_kv_heads();
   std::vector<float> room(n_heads * own.pages.head_dim());
-  for (const RecentTokens::Move& move : cache.moves) {
+  for (const RecentTokens::Move& move : own.moves) {
     for (int head = 0; head < n_heads; ++head) {
       if ((move.cell / kPageTokens * n_heads + head) % n_threads != thread) continue;
-      move_token(own, move, {head, head + 1}, room.data());
+      own.move(move, {head, head + 1}, room.data());
     }
   }
+  barrier.wait(n_threads);
+  if (thread == 0) own.moves.clear();
 }
 
 }  // namespace
@@ -112,11 +115,8 @@ RopeParams rope_params(const ggml_tensor* rope) {
 
 void store_rows(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n_threads) {
   Cache& cache = *packed_cache(node);
-  const CacheTensor& own = cache.tensors.at(root(node));
-  if (!cache.moves.empty()) {
-    move_rows(cache, own, thread, n_threads);
-    barrier.wait(n_threads);  // before their slots are written
-  }
+  CacheTensor& own = cache.tensors.at(root(node));
+  do_moves(own, barrier, thread, n_threads);  // before their slots are written
   const std::int64_t n_tokens = node->src[0]->ne[1];
   // As moves are, but heads are only dealt out when there are few pages.
   const int n_heads = own.pages.codec->n_kv_heads(), n_shares = n_tokens < kPageTokens ? n_heads : 1;
@@ -141,9 +141,10 @@ void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrie
   }
 }
 
-void shift_keys(const ggml_tensor* node, int thread, int n_threads) {
+void shift_keys(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n_threads) {
   Cache& cache = *packed_cache(node);
-  const CacheTensor& own = cache.tensors.at(root(node));
+  CacheTensor& own = cache.tensors.at(root(node));
+  do_moves(own, barrier, thread, n_threads);
   const LayerCodec& codec = *own.pages.codec;
   const auto* shift = static_cast<const std::int32_t*>(node->src[1]->data);
   const int head_dim = codec.head_dim_k();

@@ -19,6 +19,6 @@ void store_rows(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n
 std::size_t attention_workspace(const ggml_tensor* node, int n_threads);
 void run_attention(const ggml_tensor* node, void* workspace, SpinBarrier& barrier, int thread, int n_threads);
 // Decodes, rotates on and encodes packed keys; their positions are moved by finish_shift() (positions.h).
-void shift_keys(const ggml_tensor* node, int thread, int n_threads);
+void shift_keys(const ggml_tensor* node, SpinBarrier& barrier, int thread, int n_threads);
 
 }  // namespace gtq::plugin

@@ -12,7 +12,6 @@ RecentTokens::RecentTokens(int recent, std::int64_t n_streams, std::int64_t n_ce
   positions_.assign(cells_.size(), kEmptyCell);
   page_positions_.resize(n_streams);
   next_.assign(n_streams, 0);
-  entered_.assign(n_streams, 0);
   refresh_pages();
 }
 
@@ -24,7 +23,6 @@ void RecentTokens::refresh_pages() {
 
 void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells, const std::int32_t* positions,
                                std::vector<Move>& moves) {
-  end_batch();
   for (const std::int64_t cell : cells) forget(cell);
   std::set<std::int64_t> streams;
   for (std::size_t t = 0; t < cells.size(); ++t) {
@@ -34,17 +32,16 @@ void RecentTokens::begin_batch(const std::vector<std::int64_t>& cells, const std
   }
 }
 
-void RecentTokens::end_batch() { std::ranges::fill(entered_, 0); }
-
 // Before the first token of a batch goes to its place: goes back over slots whose tokens were forgotten, so
-// that it continues the page. Tokens in later cells and at later positions were taken back, as drafts that were
-// not accepted, but llama.cpp does not say so: they move out, for the case that they were not.
+// that it continues the page. Tokens that would follow it in cells and positions were taken back, as drafts
+// that were not accepted, but llama.cpp does not say so: they move out, for the case that they were not.
 void RecentTokens::rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
   const std::int64_t ring = first_slot(cell) + kFirst, cell_in_stream = cell % cells_per_stream_;
   std::int64_t& next = next_[stream_of(cell)];
   for (std::int64_t n = 0; n < n_ring(); ++n) {
     const std::int64_t last = (next + n_ring() - 1) % n_ring(), slot = ring + last;
-    const bool is_later = cells_[slot] > cell_in_stream && positions_[slot] > position;
+    const bool is_later =
+        positions_[slot] > position && cells_[slot] - cell_in_stream == positions_[slot] - position;
     if (cells_[slot] != kNone && !is_later) return;
     if (is_later) move_out(slot, moves);
     next = last;
@@ -59,18 +56,15 @@ void RecentTokens::move_out(std::int64_t slot, std::vector<Move>& moves) {
 }
 
 bool RecentTokens::enter_first(std::int64_t cell, std::int32_t position) {
-  if (position >= kFirst) return false;
-  if (slot_of(cell) != kNone) return put(cell, position, slot_of(cell));
   const std::int64_t slot = first_slot(cell) + position;
-  return cells_[slot] == kNone && put(cell, position, slot);
+  if (position >= kFirst || cells_[slot] != kNone) return false;
+  put(cell, position, slot);
+  return true;
 }
 
-bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
-  if (slot_of(cell) != kNone) return put(cell, position, slot_of(cell));
-  const std::int64_t stream = stream_of(cell), ring = first_slot(cell) + kFirst;
-  if (entered_[stream] == recent_) return false;
-  ++entered_[stream];
-  std::int64_t& next = next_[stream];
+void RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves) {
+  const std::int64_t ring = first_slot(cell) + kFirst;
+  std::int64_t& next = next_[stream_of(cell)];
   if (next % kPageTokens == 0) {
     for (std::int64_t slot = ring + next; slot < ring + next + kPageTokens; ++slot) {
       if (cells_[slot] != kNone) move_out(slot, moves);
@@ -78,14 +72,12 @@ bool RecentTokens::enter(std::int64_t cell, std::int32_t position, std::vector<M
   }
   put(cell, position, ring + next);
   next = (next + 1) % n_ring();
-  return true;
 }
 
-bool RecentTokens::put(std::int64_t cell, std::int32_t position, std::int64_t slot) {
+void RecentTokens::put(std::int64_t cell, std::int32_t position, std::int64_t slot) {
   slots_[cell] = static_cast<std::int32_t>(slot);
   cells_[slot] = static_cast<std::int32_t>(cell % cells_per_stream_);
   positions_[slot] = position;
-  return true;
 }
 
 void RecentTokens::forget(std::int64_t cell) {

@@ -41,18 +41,17 @@ class RecentTokens {
   }
   const std::int32_t* cells_of(std::int64_t stream) const { return &cells_[stream * slots_per_stream_]; }
   PagePositions& page_positions(std::int64_t stream) { return page_positions_[stream]; }
-  void refresh_pages();  // call when positions changed
+  void refresh_pages();  // call before attention reads them
 
-  // A batch of tokens takes these cells: the tokens that were there are forgotten. Batches, and what is
-  // restored between two of them, may each bring `recent` tokens per stream beside first ones. Tokens that make
-  // room are added to `moves`, to be done before anything is written.
+  // A batch of tokens takes these cells: the tokens that were there are forgotten. Of a batch at most
+  // capacity() tokens of a stream may enter the ring, so that they do not push each other out. Tokens that make
+  // room are added to `moves`, to be done before the batch is written.
   void begin_batch(const std::vector<std::int64_t>& cells, const std::int32_t* positions,
                    std::vector<Move>& moves);
-  // Gives the token of a cell a slot if it has none: that of its position, or the next one of the ring. False
-  // when it is no first token, or another one has its slot; when the stream takes no more of them.
+  // Gives the token of a cell that has none a slot: that of its position, false when it is no first token or
+  // another one has this slot; or the next one of the ring.
   bool enter_first(std::int64_t cell, std::int32_t position);
-  bool enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
-  void end_batch();
+  void enter(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
   void forget(std::int64_t cell);
 
   void shift(const std::int32_t* by);  // [cells] added to the positions
@@ -65,7 +64,7 @@ class RecentTokens {
   std::int64_t n_ring() const { return slots_per_stream_ - kFirst; }
   void rewind(std::int64_t cell, std::int32_t position, std::vector<Move>& moves);
   void move_out(std::int64_t slot, std::vector<Move>& moves);
-  bool put(std::int64_t cell, std::int32_t position, std::int64_t slot);
+  void put(std::int64_t cell, std::int32_t position, std::int64_t slot);
   void leave(std::int64_t slot);
 
   int recent_ = 0;
@@ -75,7 +74,6 @@ class RecentTokens {
   std::vector<std::int32_t> positions_;        // [slots]
   std::vector<PagePositions> page_positions_;  // [streams]
   std::vector<std::int64_t> next_;             // [streams] slot within the ring
-  std::vector<int> entered_;                   // [streams] in this batch or since the last one
 };
 
 }  // namespace gtq::plugin
