@@ -114,7 +114,7 @@ def parallel():
     """Four requests at once, with a stream for each slot and with one cache for all. Sums of a batch differ in the last
     bits with its size, in the f16 cache too, so texts need not be equal to those of single requests; the divergence
     over several sequences is compared in plugin_test.sh."""
-    for budget, *options in (["k4v4"], ["k4v4", "-kvu"], ["k3v3r64"], ["k3v3r64", "-kvu"]):
+    for budget, *options in (["k4v4"], ["k4v4", "-kvu"], ["k4v4r64"], ["k4v4r64", "-kvu"]):
         with Server(args, budget, ["-c", "2048", "-np", "4", *options]) as server:
             def run(start):
                 return server.complete(TEXT[start:start + 300], 48)["content"]
