@@ -82,9 +82,9 @@ CacheBudget parse_cache_budget(std::string_view text) {
   const CacheBudget budget{take_budget(rest), recent_of(rest)};
   if (budget.tokens.k_bits == 0 || (!rest.empty() && budget.recent == 0)) {
     throw Error(
-        fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, or with the first "
-                    "64 and last 64, 128, "
-                    "... {} tokens in {}, as in k3v3r128; not \"{}\"",
+        fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, or k3v3r128 with "
+                    "the first 64 and "
+                    "the last 64, 128, ... {} tokens in {}, and not \"{}\"",
                     kMostRecent, to_string(kRecentBudget), text));
   }
   return budget;
