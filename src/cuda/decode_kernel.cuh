@@ -231,6 +231,9 @@ __global__ void __launch_bounds__(32 * most_warps(VD, kPairs), 1)
   __shared__ float row_scale[kPairs];
   __shared__ std::uint32_t big;
   __shared__ uint4 launch;  // start of the WorkspaceHeader
+  static_assert(sizeof(WarpRows<VD, kPairs>) + (most_warps(VD, kPairs) + 1) * sizeof(row_scale) +
+                    2 * sizeof(launch) <=
+                kMostStaticSharedBytes);  // with move_references' largest logits of each warp
   // The shuffle tells the compiler that it is the same in all lanes.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;

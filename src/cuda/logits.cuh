@@ -1,9 +1,9 @@
-// What logits are to every attention kernel.
+// Slopes of ALiBi, for every attention kernel.
 #pragma once
 
-namespace gtq::cuda {
+#include "cuda/logits.h"
 
-inline constexpr float kLog2E = 1.44269504f;
+namespace gtq::cuda {
 
 // ALiBi (Press et al. 2022) as ggml computes it, also for head counts that are no power of two.
 __device__ __forceinline__ float alibi_slope(float max_bias, int n_heads, int head) {
