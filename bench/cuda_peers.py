@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""fp16 attention through torch at the shapes of cuda_attention_bench: cuDNN and FlashAttention-2.
+"""fp16 attention at the shapes of cuda_attention_bench: cuDNN and FlashAttention-2 through torch, and FlashInfer
+where it is installed.
 
     cuda_peers.py [decode|prefill|all]
 
@@ -12,9 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+try:
+    import flashinfer
+except ImportError:
+    flashinfer = None
+
 REPLAYS = 11
 ROTATED_BYTES = 1.1e9
 HEAD_DIM = 128
+PAGE = 64  # tokens, for FlashInfer
 DECODE = [
     (16, 2, 1, 8192), (16, 2, 1, 32768), (16, 2, 1, 131072),
     (32, 8, 1, 8192), (32, 8, 1, 32768), (32, 8, 1, 131072),
@@ -51,9 +58,20 @@ def random_half(*shape):
     return torch.randn(*shape, device="cuda", dtype=torch.float16)
 
 
-def decode(backend, n_q, n_kv, batch, kv_len):
+def report_decode(backend, shape, call, n):
+    n_q, n_kv, batch, kv_len = shape
+    us = time_graph(call, n)
     n_bytes = 4 * batch * n_kv * kv_len * HEAD_DIM
-    n = max(2, min(64, int(ROTATED_BYTES / n_bytes) + 1))
+    print(f"{backend:10} f16  {n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K  {us:8.2f} us  "
+          f"{n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
+
+
+def n_rotated(n_kv, batch, kv_len):
+    return max(2, min(64, int(ROTATED_BYTES / (4 * batch * n_kv * kv_len * HEAD_DIM)) + 1))
+
+
+def decode(backend, n_q, n_kv, batch, kv_len):
+    n = n_rotated(n_kv, batch, kv_len)
     caches = [[random_half(batch, n_kv, kv_len, HEAD_DIM) for _ in range(2)] for _ in range(n)]
     q = random_half(batch, n_q, 1, HEAD_DIM)
     if backend == "fa2":
@@ -63,9 +81,21 @@ def decode(backend, n_q, n_kv, batch, kv_len):
     else:
         gqa = n_q != n_kv
     with sdpa_kernel(BACKENDS[backend]):
-        us = time_graph(lambda i: F.scaled_dot_product_attention(q, *caches[i], enable_gqa=gqa), n)
-    shape = f"{n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K"
-    print(f"{backend:5} f16  {shape}  {us:8.2f} us  {n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
+        report_decode(backend, (n_q, n_kv, batch, kv_len),
+                      lambda i: F.scaled_dot_product_attention(q, *caches[i], enable_gqa=gqa), n)
+
+
+def decode_paged(n_q, n_kv, batch, kv_len):
+    n = n_rotated(n_kv, batch, kv_len)
+    n_pages = kv_len // PAGE
+    caches = [random_half(batch * n_pages, 2, PAGE, n_kv, HEAD_DIM) for _ in range(n)]
+    q, out = random_half(batch, n_q, HEAD_DIM), random_half(batch, n_q, HEAD_DIM)
+    numbers = {"device": "cuda", "dtype": torch.int32}
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+        torch.zeros(512 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=n_q // n_kv >= 4)
+    wrapper.plan(torch.arange(batch + 1, **numbers) * n_pages, torch.arange(batch * n_pages, **numbers),
+                 torch.full((batch,), PAGE, **numbers), n_q, n_kv, HEAD_DIM, PAGE, q_data_type=torch.float16)
+    report_decode("flashinfer", (n_q, n_kv, batch, kv_len), lambda i: wrapper.run(q, caches[i], out=out), n)
 
 
 def prefill(backend, n_q, n_kv, n_rows, kv_len):
@@ -82,16 +112,20 @@ def prefill(backend, n_q, n_kv, n_rows, kv_len):
 
 def main():
     what = sys.argv[1] if len(sys.argv) > 1 else "all"
-    print(torch.cuda.get_device_name(), torch.__version__, "cudnn", torch.backends.cudnn.version())
-    calls = [(decode, shape) for shape in DECODE] if what in ("all", "decode") else []
-    calls += [(prefill, shape) for shape in PREFILL] if what in ("all", "prefill") else []
-    for call, shape in calls:
-        for backend in BACKENDS:
-            try:
-                call(backend, *shape)
-            except (RuntimeError, torch.OutOfMemoryError) as error:
-                print(backend, shape, "failed:", str(error).splitlines()[0], flush=True)
-            torch.cuda.empty_cache()
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, "cudnn", torch.backends.cudnn.version(),
+          *["flashinfer", flashinfer.__version__] if flashinfer else [])
+    calls = []
+    for shape in DECODE if what != "prefill" else []:
+        calls += [(decode, backend, *shape) for backend in BACKENDS]
+        calls += [(decode_paged, *shape)] if flashinfer else []
+    if what != "decode":
+        calls += [(prefill, backend, *shape) for shape in PREFILL for backend in BACKENDS]
+    for call, *arguments in calls:
+        try:
+            call(*arguments)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            print(call.__name__, arguments, "failed:", str(error).splitlines()[0], flush=True)
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

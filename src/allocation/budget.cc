@@ -47,7 +47,7 @@ Budget take_budget(std::string_view& text) {
 }
 
 // "r64", "r128", ...; 0 when it is none of them.
-int recent_of(std::string_view text) {
+int parse_recent(std::string_view text) {
   constexpr int kStep = 64;  // tokens of a page
   if (!take(text, 'r') || text.empty() || text[0] == '0') return 0;
   int n = 0;
@@ -79,7 +79,7 @@ std::string to_string(const Budget& budget) { return fmt::format("k{:g}v{:g}", b
 
 CacheBudget parse_cache_budget(std::string_view text) {
   std::string_view rest = text;
-  const CacheBudget budget{take_budget(rest), recent_of(rest)};
+  const CacheBudget budget{take_budget(rest), parse_recent(rest)};
   if (budget.tokens.k_bits == 0 || (!rest.empty() && budget.recent == 0)) {
     throw Error(
         fmt::format("a KV budget is written k<1..6>v<1..6>, for example k4v4 or k3.5v3.25, or k3v3r128 with "

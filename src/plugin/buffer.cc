@@ -73,7 +73,7 @@ void get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* d
   Cache& cache = cache_of(buffer);
   const Rows rows = rows_of(tensor, offset, size);
   CacheTensor& own = cache.tensors.at(rows.root);
-  own.do_moves();
+  own.finish_moves();
   std::memset(data, 0, size);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     auto* out = static_cast<std::uint8_t*>(data) + i * rows.bytes;
@@ -149,7 +149,7 @@ void set_row(Cache& cache, const Rows& rows, std::int64_t cell, const std::uint8
     refuse_state(cache, header);
   }
   cache.place_restored(rows.root, cell, header.position, is_recent);
-  cache.tensors.at(rows.root).do_moves();
+  cache.tensors.at(rows.root).finish_moves();
   in += sizeof header;
   if (header.tag == kWideRow) {
     set_wide_row(cache, rows, cell, in);
@@ -188,7 +188,7 @@ bool cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tenso
   }
   if (cache.recent.n_slots() > 0 && to.count != cache.n_cells) return false;
   CacheTensor& own = cache.tensors.at(to.root);
-  own.do_moves();
+  own.finish_moves();
   if (cache.packing == nullptr) {
     copy_pages(static_cast<std::uint8_t*>(to.root->data), kPageTokens * to.bytes, from.first, to.first,
                to.count);

@@ -218,15 +218,21 @@ void Cache::note_moves(const std::vector<RecentTokens::Move>& moves) {
   for (auto& [t, tensor] : tensors) tensor.moves.insert(tensor.moves.end(), moves.begin(), moves.end());
 }
 
-void CacheTensor::move(const RecentTokens::Move& move, HeadRange heads, float* room) const {
-  recent.load(move.slot, room, move.position, heads);
-  pages.store(move.cell, room, move.position, heads);
+void CacheTensor::do_moves(int thread, int n_threads) const {
+  const int n_heads = pages.codec->n_kv_heads();
+  std::vector<float> room(n_heads * pages.head_dim());
+  for (const RecentTokens::Move& move : moves) {
+    for (int head = 0; head < n_heads; ++head) {
+      if ((move.cell / kPageTokens * n_heads + head) % n_threads != thread) continue;
+      recent.load(move.slot, room.data(), move.position, {head, head + 1});
+      pages.store(move.cell, room.data(), move.position, {head, head + 1});
+    }
+  }
 }
 
-void CacheTensor::do_moves() {
+void CacheTensor::finish_moves() {
   if (moves.empty()) return;
-  std::vector<float> room(pages.codec->n_kv_heads() * pages.head_dim());
-  for (const RecentTokens::Move& each : moves) move(each, pages.all_heads(), room.data());
+  do_moves(0, 1);
   moves.clear();
 }
 

@@ -54,9 +54,9 @@ struct CacheTensor {
   // tensor; each has its own list since graphs may bring some layers only.
   std::vector<RecentTokens::Move> moves;
 
-  // Heads of a token; `room`: for the vectors of all heads.
-  void move(const RecentTokens::Move& move, HeadRange heads, float* room) const;
-  void do_moves();  // all of them
+  // A thread's share of them. Tokens of one page share bytes, but its heads do not: dealt out by both.
+  void do_moves(int thread, int n_threads) const;
+  void finish_moves();  // all of them, by this thread
 };
 
 // Where the token of a cell is.

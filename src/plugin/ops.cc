@@ -55,17 +55,9 @@ AttentionCall attention_call(const ggml_tensor* node, std::int64_t s) {
   return call;
 }
 
-// Tokens of one page share bytes, but its heads do not: the moves are dealt out by both.
 void do_moves(CacheTensor& own, SpinBarrier& barrier, int thread, int n_threads) {
   if (own.moves.empty()) return;
-  const int n_heads = own.pages.codec->n_kv_heads();
-  std::vector<float> room(n_heads * own.pages.head_dim());
-  for (const RecentTokens::Move& move : own.moves) {
-    for (int head = 0; head < n_heads; ++head) {
-      if ((move.cell / kPageTokens * n_heads + head) % n_threads != thread) continue;
-      own.move(move, {head, head + 1}, room.data());
-    }
-  }
+  own.do_moves(thread, n_threads);
   barrier.wait(n_threads);
   if (thread == 0) own.moves.clear();
 }
