@@ -30,6 +30,7 @@ DECODE = [
 ]
 PREFILL = [(32, 8, 4096, 32768), (16, 2, 512, 32768)]
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
+FLASHINFER_BACKENDS = ("fa2", "fa3", "plain")  # plain: without tensor cores
 
 
 def time_graph(call, n):
@@ -62,7 +63,7 @@ def report_decode(backend, shape, call, n):
     n_q, n_kv, batch, kv_len = shape
     us = time_graph(call, n)
     n_bytes = 4 * batch * n_kv * kv_len * HEAD_DIM
-    print(f"{backend:10} f16  {n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K  {us:8.2f} us  "
+    print(f"{backend:16} f16  {n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K  {us:8.2f} us  "
           f"{n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
 
 
@@ -85,17 +86,19 @@ def decode(backend, n_q, n_kv, batch, kv_len):
                       lambda i: F.scaled_dot_product_attention(q, *caches[i], enable_gqa=gqa), n)
 
 
-def decode_paged(n_q, n_kv, batch, kv_len):
+def decode_paged(backend, n_q, n_kv, batch, kv_len):
     n = n_rotated(n_kv, batch, kv_len)
     n_pages = kv_len // PAGE
     caches = [random_half(batch * n_pages, 2, PAGE, n_kv, HEAD_DIM) for _ in range(n)]
     q, out = random_half(batch, n_q, HEAD_DIM), random_half(batch, n_q, HEAD_DIM)
     numbers = {"device": "cuda", "dtype": torch.int32}
+    tensor_cores = backend != "plain"
     wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-        torch.zeros(512 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=n_q // n_kv >= 4)
+        torch.zeros(512 << 20, dtype=torch.uint8, device="cuda"), "NHD", use_tensor_cores=tensor_cores,
+        backend=backend if tensor_cores else "auto")
     wrapper.plan(torch.arange(batch + 1, **numbers) * n_pages, torch.arange(batch * n_pages, **numbers),
                  torch.full((batch,), PAGE, **numbers), n_q, n_kv, HEAD_DIM, PAGE, q_data_type=torch.float16)
-    report_decode("flashinfer", (n_q, n_kv, batch, kv_len), lambda i: wrapper.run(q, caches[i], out=out), n)
+    report_decode(f"flashinfer-{backend}", (n_q, n_kv, batch, kv_len), lambda i: wrapper.run(q, caches[i], out=out), n)
 
 
 def prefill(backend, n_q, n_kv, n_rows, kv_len):
@@ -117,13 +120,13 @@ def main():
     calls = []
     for shape in DECODE if what != "prefill" else []:
         calls += [(decode, backend, *shape) for backend in BACKENDS]
-        calls += [(decode_paged, *shape)] if flashinfer else []
+        calls += [(decode_paged, backend, *shape) for backend in FLASHINFER_BACKENDS] if flashinfer else []
     if what != "decode":
         calls += [(prefill, backend, *shape) for shape in PREFILL for backend in BACKENDS]
     for call, *arguments in calls:
         try:
             call(*arguments)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # whatever a library has not for a shape
             print(call.__name__, arguments, "failed:", str(error).splitlines()[0], flush=True)
         torch.cuda.empty_cache()
 
