@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt  # noqa: E402: the backend comes first
 from matplotlib import ticker  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")
-TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M")))
+MODELS = ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m", "gemma3-270m")
+TITLES = dict(zip(MODELS, ("Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B", "SmolLM2-135M", "Gemma 3 270M")))
 STOCK = ("iq4_nl", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 NAMED_STOCK = ("q4_0", "q5_0", "q8_0")  # the others lie beside these, without name and line
 WIDTH_INCHES = 8.64  # 830 pixels where the reader's unit is 1/96 inch
@@ -114,17 +114,26 @@ def draw_panel(axes, title, points, theme):
 
 
 def draw(files, theme):
-    figure, panels = plt.subplots(1, len(files), sharey=True, squeeze=False, figsize=(WIDTH_INCHES, 3.9))
-    panels = panels[0]
+    columns = 2 if len(files) == 4 else min(len(files), 3)
+    rows = -(-len(files) // columns)
+    height = 0.9 + 2.9 * rows
+    figure, grid = plt.subplots(rows, columns, sharex=True, sharey=True, squeeze=False,
+                                figsize=(WIDTH_INCHES, height))
+    panels = grid.flatten()
     for axes, path in zip(panels, files):
         name = path.stem.removeprefix("kld-")
         draw_panel(axes, TITLES.get(name, name), read_points(path), theme)
-    panels[0].set_ylabel("mean KL divergence from f16", fontsize=10, color=theme.text)
-    figure.supxlabel("true bits per cached value (lower left is better)", fontsize=10, color=theme.text, y=0.02)
+    for axes in panels[len(files):]:
+        axes.set_visible(False)
+    figure.supylabel("mean KL divergence from f16", fontsize=10, color=theme.text, x=0.01)
+    figure.supxlabel("true bits per cached value (lower left is better)", fontsize=10, color=theme.text,
+                     y=0.08 / height)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, 1.01), ncol=len(SERIES), frameon=False, fontsize=10,
-                  labelcolor=theme.text, handlelength=2.2, columnspacing=1.8)
-    figure.subplots_adjust(left=0.085, right=0.995, top=0.83, bottom=0.14, wspace=0.06)
+    figure.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, 1 - 0.02 / height),
+                  ncol=len(SERIES), frameon=False, fontsize=10, labelcolor=theme.text, handlelength=2.2,
+                  columnspacing=1.8)
+    figure.subplots_adjust(left=0.085, right=0.995, top=1 - 0.65 / height, bottom=0.5 / height, wspace=0.04,
+                           hspace=0.16)
     return figure
 
 
