@@ -66,9 +66,6 @@ inline constexpr int kMaxLevelBytes = 2;
 // Kernels may round the pairs of an item and the numbers of a pair up to multiples of these.
 inline constexpr int kRowPadding = 16, kNumberPadding = 64;
 
-// Octaves of norm codes below norm 1 (docs/format.md).
-inline constexpr int kKeyNormOctaves = 3, kValueNormOctaves = 10;
-
 struct HeadTables {
   int head_dim_k, head_dim_v;
   const std::uint16_t* query_dims;    // [head_dim_k] of slots
@@ -79,8 +76,8 @@ struct HeadTables {
   const std::uint32_t* group_offset;  // [head_dim_k / 16]
   std::size_t half_bytes, key_norm_offset, value_norm_offset;
   int v_width;
-  const float *key_norm_octave, *value_norm_octave;  // [16] norms of codes 16 * k...NormOctaves + 0 .. 15
-  const CodeTable* codes;                            // [7] by width
+  const float *key_norms, *value_norms;  // [16] of codes 0 .. 15; 16 codes further they are twice as large
+  const CodeTable* codes;                // [7] by width
   MeanTables mean;
 };
 

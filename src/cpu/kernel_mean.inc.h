@@ -345,12 +345,12 @@ void replace_first_means(const PageJob& job, const PageView& view, float* phase,
   } else {
     exact_terms(job, view, 0, s.mean0, kPageCells);
   }
-  for (int m = 0; m < n; ++m) {
-    float* row = logits + m * kTileCells;
-    for (int j = 0; j < kPageCells; j += kLanes) {
-      const vf both =
-          load<vi>(view.first_mean + j) != 0 ? load<vf>(s.mean0 + m * kPageCells + j) : load<vf>(row + j);
-      store(row + j, both);
+  const std::uint8_t* norms = job.key_pages + view.page * job.key_page_stride + job.head->key_norm_offset;
+  for (int j = 0; j < kPageCells; j += kLanes) {
+    const vi second = reinterpret_cast<vi>(load_bytes_to_lanes(norms + j)) & kSecondMean;
+    for (int m = 0; m < n; ++m) {
+      float* row = logits + m * kTileCells + j;
+      store(row, second != 0 ? load<vf>(row) : load<vf>(s.mean0 + m * kPageCells + j));
     }
   }
 }

@@ -9,7 +9,6 @@ struct PageView {
   alignas(64) float blank[kPageCells];  // 0 for occupied cells, -inf for empty ones
   alignas(64) float key_norm[kPageCells];
   alignas(64) float value_norm[kPageCells];
-  alignas(64) std::int32_t first_mean[kPageCells];  // -1 where the mean index is 0
   bool any_mean[2];
   bool plain;  // the page is full and every mask is 0; then no masks were written
 };
@@ -41,47 +40,48 @@ bool load_cells(const PageJob& job, PageView* view) {
   return any;
 }
 
-// Norms of kLanes norm bytes: 2^(code / 16 - octaves_down) up to rounding of `octave`, the norms of 16 codes
-// from 16 * octaves_down on.
-GTQ_INLINE vf norms_of(const float* octave, int octaves_down, vu codes) {
-  const vu exponent = (codes >> 4) - static_cast<std::uint32_t>(octaves_down);
-  vu fraction;
+// Norms of kLanes codes, from those of codes 0 .. 15. Bits of a code that `exponents` leaves out do not count.
+GTQ_INLINE vf norms_of(const float* lowest, std::uint32_t exponents, vu codes) {
+  vu norm;
 #if defined(__ARM_FEATURE_DOTPROD)
   const vu index = (codes & 15) * 0x04040404u + 0x03020100u;  // of the four bytes of a float
-  fraction = reinterpret_cast<vu>(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const std::uint8_t*>(octave)),
-                                             reinterpret_cast<uint8x16_t>(index)));
+  norm = reinterpret_cast<vu>(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const std::uint8_t*>(lowest)),
+                                         reinterpret_cast<uint8x16_t>(index)));
 #else
   if constexpr (kLanes == 16) {
-    fraction = reinterpret_cast<vu>(__builtin_shuffle(load<vf>(octave), reinterpret_cast<vi>(codes & 15)));
+    norm = reinterpret_cast<vu>(__builtin_shuffle(load<vf>(lowest), reinterpret_cast<vi>(codes)));
   } else if constexpr (kLanes == 8) {
-    fraction = reinterpret_cast<vu>(
-        __builtin_shuffle(load<vf>(octave), load<vf>(octave + 8), reinterpret_cast<vi>(codes & 15)));
+    norm = reinterpret_cast<vu>(
+        __builtin_shuffle(load<vf>(lowest), load<vf>(lowest + 8), reinterpret_cast<vi>(codes)));
   } else {
     vf looked_up;
-    for (int i = 0; i < kLanes; ++i) looked_up[i] = octave[codes[i] & 15];
-    fraction = reinterpret_cast<vu>(looked_up);
+    for (int i = 0; i < kLanes; ++i) looked_up[i] = lowest[codes[i] & 15];
+    norm = reinterpret_cast<vu>(looked_up);
   }
 #endif
-  return reinterpret_cast<vf>(fraction + (exponent << 23));
+  return reinterpret_cast<vf>(norm + ((codes << 19) & exponents));
 }
+
+constexpr std::uint32_t kKeyExponents = 7u << 23, kValueExponents = 15u << 23;
+constexpr int kSecondMean = 128;  // bit of a key's norm byte
 
 void load_norms(const PageJob& job, const std::uint8_t* keys, const std::uint8_t* values, PageView* view) {
   const HeadTables& head = *job.head;
-  vi any_first{}, any_other{};
+  const float *key_norms = head.key_norms, *value_norms = head.value_norms;
+  keys += head.key_norm_offset;
+  values += head.value_norm_offset;
+  vi all_set = ~vi{}, any_set{};  // bits of the keys' norm bytes
   for (int j = 0; j < kPageCells; j += kLanes) {
-    const vu key = load_bytes_to_lanes(keys + head.key_norm_offset + j);
-    const vu value = load_bytes_to_lanes(values + head.value_norm_offset + j);
-    store(view->key_norm + j, norms_of(head.key_norm_octave, kKeyNormOctaves, key & 127));
-    const vf value_norm = norms_of(head.value_norm_octave, kValueNormOctaves, value);
+    const vu key = load_bytes_to_lanes(keys + j), value = load_bytes_to_lanes(values + j);
+    store(view->key_norm + j, norms_of(key_norms, kKeyExponents, key));
+    const vf value_norm = norms_of(value_norms, kValueExponents, value);
     store(view->value_norm + j, value == 0 ? vf{} : value_norm);
-    const vi first_mean = key < 128;
-    const vi occupied = load<vf>(view->blank + j) == 0.0f;
-    store(view->first_mean + j, first_mean);
-    any_first |= first_mean & occupied;
-    any_other |= ~first_mean & occupied;
+    const vi empty = load<vi>(view->blank + j) >> 31;
+    all_set &= reinterpret_cast<vi>(key) | empty;
+    any_set |= reinterpret_cast<vi>(key) & ~empty;
   }
-  view->any_mean[0] = any_lane(any_first);
-  view->any_mean[1] = any_lane(any_other);
+  view->any_mean[0] = any_lane(~all_set & kSecondMean);
+  view->any_mean[1] = any_lane(any_set & kSecondMean);
 }
 
 // The page's 64 masks of all rows are +0.

@@ -79,14 +79,11 @@ HeadTableSet::HeadTableSet(const HeadPlan& plan, const Rope& rope, const KeyPage
   t.query_dims = query_dims_.data();
   t.query_gain = query_gain_.data();
   t.output_gain = output_gain_.data();
-  for (int i = 0; i < 16; ++i) {
-    norms_.push_back(key_norm(static_cast<std::uint8_t>(16 * kKeyNormOctaves + i)));
-  }
-  for (int i = 0; i < 16; ++i) {
-    norms_.push_back(value_norm(static_cast<std::uint8_t>(16 * kValueNormOctaves + i)));
-  }
-  t.key_norm_octave = norms_.data();
-  t.value_norm_octave = norms_.data() + 16;
+  // A value's code 0 stands for 0, not for the power that its place demands; kernels see to that.
+  for (int i = 0; i < 16; ++i) norms_.push_back(key_norm(static_cast<std::uint8_t>(i)));
+  for (int i = 0; i < 16; ++i) norms_.push_back(value_norm(static_cast<std::uint8_t>(16 + i)) / 2);
+  t.key_norms = norms_.data();
+  t.value_norms = norms_.data() + 16;
   t.codes = code_tables();
   build_mean(plan, rope);
 }
