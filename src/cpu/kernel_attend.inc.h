@@ -90,10 +90,26 @@ void softmax_rows(const PageJob& job, const Tile& tile, int m, int n) {
 
 // ---- tiles
 
-void tile_logits(const PageJob& job, const Tile& tile, MeanWalk* walk) {
+// Pages are fetched some pages before they are read (kPagesAhead). Those of the first tiles would be late: they
+// are asked for here, keys or values of a tile between other work, since a core drops part of what is too much
+// at once. Always inline: GCC 12 takes a function that only prefetches for one that does nothing.
+GTQ_INLINE void prefetch_pages(const std::uint8_t* first, std::ptrdiff_t step, std::size_t last) {
+  for (int t = 0; t < kTilePages; ++t, first += step) {
+    for (std::size_t i = 0; i <= last; i += kWordStride) prefetch(first + i);
+  }
+}
+GTQ_INLINE void prefetch_keys(const PageJob& job, std::int64_t page) {
+  const std::ptrdiff_t stride = job.key_page_stride;
+  prefetch_pages(job.key_pages + page * stride, job.page_step * stride, job.head->key_norm_offset);
+}
+GTQ_INLINE void prefetch_values(const PageJob& job, std::int64_t page) {
+  const std::ptrdiff_t stride = job.value_page_stride;
+  prefetch_pages(job.value_pages + page * stride, job.page_step * stride, job.head->value_norm_offset);
+}
+
+void tile_logits(const PageJob& job, const Tile& tile) {
   const int n = job.n_rows * job.n_heads;
   const bool add = job.head->mean.n_padded > 0;
-  mean_terms(job, tile, walk);
   for (int t = 0; t < tile.n_pages; ++t) {
     const PageView& view = tile.views[t];
     const std::uint8_t* keys = job.key_pages + view.page * job.key_page_stride;
@@ -119,10 +135,15 @@ void tile_values(const PageJob& job, const Tile& tile) {
 }
 
 void finish_tile(const PageJob& job, const Tile& tile, MeanWalk* walk) {
-  tile_logits(job, tile, walk);
+  const bool first = kPagesAhead > kTilePages && tile.pages[0] == job.first_page;
+  const std::int64_t next = job.first_page + kTilePages * job.page_step;
+  mean_terms(job, tile, walk);
+  if (first) prefetch_keys(job, next);
+  tile_logits(job, tile);
   const int n = job.n_rows * job.n_heads;
   for (int m = 0; m < n; m += kSoftmaxRows)
     softmax_rows(job, tile, m, n - m < kSoftmaxRows ? n - m : kSoftmaxRows);
+  if (first) prefetch_values(job, next);
   tile_values(job, tile);
 }
 
@@ -150,7 +171,9 @@ void clear_state(const PageJob& job) {
 void attend_tiles(const PageJob& job) {
   const std::int64_t n_pages = (job.kv_len + kPageCells - 1) / kPageCells;
   clear_state(job);
+  prefetch_keys(job, job.first_page);
   prepare_pairs(job);
+  prefetch_values(job, job.first_page);
   MeanWalk walk = start_walk(job);
   Tile tile;
   tile.n_pages = 0;
