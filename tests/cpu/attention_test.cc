@@ -231,6 +231,46 @@ TEST(Attention, LongCacheAgreesWithOracle) {
   }
 }
 
+// A cell for every norm byte of keys and of values, both mean keys in every page. A row attends one cell, which
+// shows its value's norm, or two neighbours, whose weights show the norms of their keys.
+TEST(Attention, EveryNormByte) {
+  constexpr int kCells = 256, kDim = 64;
+  Random random(13);
+  Case c;
+  c.layer = random_layer(random, 1, 1, kDim, kDim, 1.0f);
+  c.codec = std::make_unique<LayerCodec>(c.layer, Budget{});
+  c.cache = random_cache(random, *c.codec, consecutive(kCells, 500), false);
+  std::vector<std::uint8_t> key(c.codec->key_token_bytes()), value(c.codec->value_token_bytes());
+  for (int cell = 0; cell < kCells; ++cell) {
+    c.codec->load_key_rows(c.cache.key_pages.data(), cell, key.data());
+    c.codec->load_value_rows(c.cache.value_pages.data(), cell, value.data());
+    key[0] = static_cast<std::uint8_t>(cell / 2 + cell % 2 * 128);
+    value[0] = static_cast<std::uint8_t>(cell);
+    c.codec->store_key_rows(c.cache.key_pages.data(), cell, key.data());
+    c.codec->store_value_rows(c.cache.value_pages.data(), cell, value.data());
+  }
+  for (int i = 0; i < 2 * kCells * kDim; ++i) c.q.push_back(random_normal(random, 0.05f));
+  c.call = make_call(*c.codec, c.cache, 1, 2 * kCells, c.q, c.out);
+  c.mask.assign(2 * kCells * kCells, kHalfMinusInfinity);
+  for (int cell = 0; cell < kCells; ++cell) {
+    c.mask[cell * kCells + cell] = 0;
+    c.mask[(kCells + cell) * kCells + cell] = c.mask[(kCells + cell) * kCells + (cell ^ 1)] = 0;
+  }
+  c.call.mask = c.mask.data();
+  c.call.mask_row_stride = kCells * sizeof(std::uint16_t);
+  const std::vector<double> want = expected(c);
+  for (const cpu::Kernel& kernel : all_kernels()) {
+    run_attention(kernel, c.call, 1);
+    for (int row = 0; row < 2 * kCells; ++row) {
+      const auto at = row * kDim;
+      EXPECT_LT(relative_l2({c.out.begin() + at, c.out.begin() + at + kDim},
+                            {want.begin() + at, want.begin() + at + kDim}),
+                kTolerance)
+          << kernel.name << ", row " << row;
+    }
+  }
+}
+
 // Small shapes, thousands of them: every width, head_dim, group and mask against the plainest kernel.
 TEST(Attention, KernelsAgree) {
   for (unsigned seed = 5000; seed < 8000; ++seed) {
