@@ -6,8 +6,8 @@ where it is installed.
 
 Graph replay over rotated caches of at least 1 GB together, median of 11 replays, head_dim 128.
 """
+import argparse
 import statistics
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -59,16 +59,20 @@ def random_half(*shape):
     return torch.randn(*shape, device="cuda", dtype=torch.float16)
 
 
+def cache_bytes(n_kv, batch, kv_len):
+    return 4 * batch * n_kv * kv_len * HEAD_DIM
+
+
 def report_decode(backend, shape, call, n):
     n_q, n_kv, batch, kv_len = shape
     us = time_graph(call, n)
-    n_bytes = 4 * batch * n_kv * kv_len * HEAD_DIM
+    n_bytes = cache_bytes(n_kv, batch, kv_len)
     print(f"{backend:16} f16  {n_q:3}/{n_kv:<2} B{batch:<2} {kv_len // 1024:4}K  {us:8.2f} us  "
           f"{n_bytes / us * 1e-6:5.2f} TB/s", flush=True)
 
 
 def n_rotated(n_kv, batch, kv_len):
-    return max(2, min(64, int(ROTATED_BYTES / (4 * batch * n_kv * kv_len * HEAD_DIM)) + 1))
+    return max(2, min(64, int(ROTATED_BYTES / cache_bytes(n_kv, batch, kv_len)) + 1))
 
 
 def decode(backend, n_q, n_kv, batch, kv_len):
@@ -114,7 +118,9 @@ def prefill(backend, n_q, n_kv, n_rows, kv_len):
 
 
 def main():
-    what = sys.argv[1] if len(sys.argv) > 1 else "all"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="all", choices=("decode", "prefill", "all"))
+    what = parser.parse_args().what
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "cudnn", torch.backends.cudnn.version(),
           *["flashinfer", flashinfer.__version__] if flashinfer else [])
     calls = []

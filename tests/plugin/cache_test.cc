@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -43,8 +42,6 @@ TEST_F(CacheTest, ContextShiftCostsLittle) {
   EXPECT_LT(before, 0.10);
   EXPECT_LT(after, 2.5 * before + 1e-4);
 }
-
-bool keeps_recent() { return std::strchr(std::getenv("GTQ_KV"), 'r') != nullptr; }
 
 // A state that is taken out and put back, in other cells or over other tokens, gives the same bits. Recent
 // tokens may come to lie in other slots, where sums have another order.

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -25,6 +26,12 @@ struct Place {
   llama_seq_id sequence;
   llama_pos first;
 };
+
+// Whether GTQ_KV keeps recent tokens in more bits.
+inline bool keeps_recent() {
+  const char* budget = std::getenv("GTQ_KV");
+  return budget != nullptr && std::strchr(budget, 'r') != nullptr;
+}
 
 inline llama_model* model() {
   static llama_model* instance = [] {

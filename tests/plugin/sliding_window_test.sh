@@ -22,7 +22,7 @@ perplexity
 GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/p.gtq.gguf GTQ_KV=k4v4 perplexity --kl-divergence
 expect k4v4 0.004 0.04
 GGML_BACKEND_PATH=$plugin GTQ_PROFILE=$dir/p.gtq.gguf GTQ_KV=k4v4r128 perplexity --kl-divergence
-expect k4v4r128 0.002 0.03
+expect k4v4r128 0.002 0.012  # k4v4 alone has 0.016
 # Both caches are staged for the first 512 tokens, and packed at once; those tokens are not scored.
 XDG_CACHE_HOME=$dir GGML_BACKEND_PATH=$plugin GTQ_KV=k4v4 perplexity --kl-divergence
 expect "k4v4, calibrating" 0.003 0.04

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iterator>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,17 +58,36 @@ std::vector<std::uint8_t> state_of(llama_context* ctx) {
   return state;
 }
 
-// The largest position in the headers of state rows (docs/format.md).
-std::int32_t last_position(const std::vector<std::uint8_t>& state) {
+struct RowHeader {
+  std::int32_t position;
+  std::uint64_t tag;
+};
+
+// Of all state rows (docs/format.md).
+std::vector<RowHeader> headers_of(const std::vector<std::uint8_t>& state) {
   constexpr std::string_view kMagic = "GTQ1";
-  std::int32_t last = -1;
+  std::vector<RowHeader> headers;
   for (auto row = state.begin();; ++row) {
     row = std::search(row, state.end(), kMagic.begin(), kMagic.end());
-    if (row == state.end()) return last;
-    std::int32_t position = 0;
-    std::memcpy(&position, &*row + kMagic.size(), sizeof position);
-    last = std::max(last, position);
+    if (row == state.end()) return headers;
+    RowHeader header{};
+    std::memcpy(&header.position, &*row + kMagic.size(), sizeof header.position);
+    std::memcpy(&header.tag, &*row + kMagic.size() + sizeof header.position, sizeof header.tag);
+    headers.push_back(header);
   }
+}
+
+std::int32_t last_position(const std::vector<std::uint8_t>& state) {
+  std::int32_t last = -1;
+  for (const RowHeader& header : headers_of(state)) last = std::max(last, header.position);
+  return last;
+}
+
+// Budgets of tokens: one, or two where recent tokens have their own.
+std::size_t n_tags(const std::vector<std::uint8_t>& state) {
+  std::set<std::uint64_t> tags;
+  for (const RowHeader& header : headers_of(state)) tags.insert(header.tag);
+  return tags.size();
 }
 
 TEST_F(StagedTest, IsPackedAfterEnoughTokens) {
@@ -80,6 +100,7 @@ TEST_F(StagedTest, IsPackedAfterEnoughTokens) {
   const double packed = distance(stock.get(), ours.get(), kEnough, {0, kEnough});
   EXPECT_GT(packed, 1e-6);  // otherwise nothing was packed
   EXPECT_LT(packed, kPacked);
+  EXPECT_EQ(n_tags(state_of(ours.get())), keeps_recent() ? 2u : 1u);
 
   const Context next = context(true), reference = context(false);  // packed from its first token
   const double again = divergence(decode(reference.get(), 0, kStaged), decode(next.get(), 0, kStaged));
