@@ -95,7 +95,7 @@ void softmax_rows(const PageJob& job, const Tile& tile, int m, int n) {
 // at once. Always inline: GCC 12 takes a function that only prefetches for one that does nothing.
 GTQ_INLINE void prefetch_pages(const std::uint8_t* first, std::ptrdiff_t step, std::size_t last) {
   for (int t = 0; t < kTilePages; ++t, first += step) {
-    for (std::size_t i = 0; i <= last; i += kWordStride) prefetch(first + i);
+    for (std::size_t i = 0; i <= last; i += kWordStride) prefetch_ahead(first + i);
   }
 }
 GTQ_INLINE void prefetch_keys(const PageJob& job, std::int64_t page) {

@@ -68,8 +68,8 @@ GTQ_INLINE void add_groups(const HeadTables& head, const KeyBlock& block, int& g
   for (; g < n_groups && head.widths[g] == W; ++g) {
     const std::size_t offset = head.group_offset[g];
     if (block.ahead != nullptr) {
-      for (int w = 0; w < W; ++w) prefetch(block.ahead + offset + kWordStride * w);
-      for (int w = 0; w < W; ++w) prefetch_soon(block.soon + offset + kWordStride * w);
+      for (int w = 0; w < W; ++w) prefetch_ahead(block.ahead + offset + kWordStride * w);
+      for (int w = 0; w < W && kPagesSoon > 0; ++w) prefetch(block.soon + offset + kWordStride * w);
     }
     add_key_unit<W, 0, kFirst, kBlocks, kN>(table, block.codes + offset, block.quads + 4 * g * kN, sums);
   }
@@ -103,7 +103,7 @@ void few_keys(const PageJob& job, const PageView& view, const std::uint8_t* keys
   for (int half = 0; half < 2; ++half) {
     const std::uint8_t* codes = keys + half * head.half_bytes;
     KeyBlock block = {.codes = codes,
-                      .soon = half == 0 ? keys + head.half_bytes : keys + step,
+                      .soon = codes + kPagesSoon * step,
                       .ahead = codes + kPagesAhead * step,
                       .quads = s.query_quads,
                       .bias = static_cast<const Bias*>(s.query_bias),
@@ -136,10 +136,14 @@ template <int W, int kN>
 void few_values(const PageJob& job, const Tile& tile) {
   const HeadTables& head = *job.head;
   const Scratch& s = job.scratch;
-  const std::ptrdiff_t ahead = kPagesAhead * job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
+  const std::ptrdiff_t step = job.page_step * static_cast<std::ptrdiff_t>(job.value_page_stride);
+  const std::ptrdiff_t ahead = kPagesAhead * step;
   const LevelTable<W> table(head.codes[W]);
-  constexpr std::size_t kUnitBytes = W * kWordStride;
-  for (int unit = 0; unit < head.head_dim_v / 16; ++unit) {
+  constexpr std::ptrdiff_t kUnitBytes = W * kWordStride;
+  const int n_units = head.head_dim_v / 16;
+  for (int unit = 0; unit < n_units; ++unit) {
+    // The next unit of the page; after the last one, the first of the page's place in the next tile.
+    const std::ptrdiff_t soon = unit + 1 < n_units ? 2 * kUnitBytes : kTilePages * step - 2 * unit * kUnitBytes;
     Sums sums[kSumSets<kN>][kN];
     start_all<kN>(static_cast<const Bias*>(s.weight_bias), sums);
     const Quad* quads = s.weight_quads;
@@ -147,8 +151,8 @@ void few_values(const PageJob& job, const Tile& tile) {
       const std::uint8_t* codes =
           job.value_pages + tile.pages[t] * job.value_page_stride + 2 * unit * kUnitBytes;
       for (int half = 0; half < 2; ++half, codes += kUnitBytes, quads += 8 * kN) {
-        for (int w = 0; w < W; ++w) prefetch(codes + ahead + kWordStride * w);
-        for (int w = 0; w < W; ++w) prefetch_soon(codes + 2 * kUnitBytes + kWordStride * w);  // the next unit
+        for (int w = 0; w < W; ++w) prefetch_ahead(codes + ahead + kWordStride * w);
+        for (int w = 0; w < W && kPagesSoon > 0; ++w) prefetch(codes + soon + kWordStride * w);
         add_value_unit<W, 0, kN>(table, codes, quads, sums);
       }
     }

@@ -41,16 +41,18 @@ GTQ_INLINE vf splat(float x) {
   return vf{x, x, x, x};
 #endif
 }
-// Lines of pages are fetched twice: kPagesAhead pages ahead into the second cache and, where that is not soon
-// enough, shortly before they are read into the first one, which is small and fetches few lines at a time.
+GTQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
+
+// Lines of pages are fetched kPagesAhead pages before they are read. The first cache is small and fetches few
+// lines at a time: where kernels are fast they go into the second one so early, and into the first one again
+// kPagesSoon pages of keys or one unit of values before they are read. Zen 4 ignores fetches into the second
+// cache for milliseconds at a time; then the others do what they can.
 #if defined(__AVX512F__)
-constexpr int kPagesAhead = 8;
-GTQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
-GTQ_INLINE void prefetch_soon(const void* p) { __builtin_prefetch(p, 0, 3); }
-#else  // slower kernels gain by finding the line in the first cache
-constexpr int kPagesAhead = kTilePages;
-GTQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
-GTQ_INLINE void prefetch_soon(const void*) {}
+constexpr int kPagesAhead = 8, kPagesSoon = 2;
+GTQ_INLINE void prefetch_ahead(const void* p) { __builtin_prefetch(p, 0, 2); }
+#else
+constexpr int kPagesAhead = kTilePages, kPagesSoon = 0;  // not again
+GTQ_INLINE void prefetch_ahead(const void* p) { prefetch(p); }
 #endif
 
 GTQ_INLINE vf max(vf a, vf b) {
