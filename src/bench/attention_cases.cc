@@ -18,6 +18,12 @@ constexpr std::int64_t kFloorMultiplyAdds = 1 << 24;
 constexpr std::size_t kReadNumbers = (4 << 20) / sizeof(std::uint64_t);
 constexpr float kRopeBase = 5e5f;
 
+// Rounds that do not count, at least one: tables, code and memory are cold once, and Zen 4 ignores fetches into
+// the second cache only after some 20 calls of new code (docs/performance.md).
+constexpr std::chrono::milliseconds kWarmUp{200};
+
+using Clock = std::chrono::steady_clock;
+
 std::vector<std::uint16_t> causal_mask(const Shape& shape) {
   constexpr std::uint16_t kMinusInfinity = 0xfc00;
   std::vector<std::uint16_t> mask;
@@ -131,7 +137,15 @@ AttentionCases::AttentionCases(const Setup& setup, const Shape& shape, Peer* pee
   add_read_floor(setup);
   if (peer != nullptr) add_peers(setup, *peer);
   add_packed(setup);
-  for (Case& one : cases_) one.run(0);  // tables, code and memory that are cold once
+  warm_up();
+}
+
+void AttentionCases::warm_up() {
+  const Clock::time_point start = Clock::now();
+  do {
+    for (Case& one : cases_) one.run(n_rounds_);
+    ++n_rounds_;
+  } while (Clock::now() - start < kWarmUp);
 }
 
 // Walks through as much memory as the caches of a case, a part per run.
@@ -214,13 +228,12 @@ void AttentionCases::add_packed(const Setup& setup) {
 }
 
 void AttentionCases::run_round() {
-  using Clock = std::chrono::steady_clock;
-  ++n_rounds_;
   for (Case& one : cases_) {
-    const auto start = Clock::now();
+    const Clock::time_point start = Clock::now();
     one.run(n_rounds_);
     one.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
   }
+  ++n_rounds_;
 }
 
 Figures AttentionCases::figures(const Case& one, const PickSeconds& seconds) const {

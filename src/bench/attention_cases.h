@@ -90,6 +90,7 @@ class AttentionCases {
   Figures figures(const Case& one, const PickSeconds& seconds) const;
 
  private:
+  void warm_up();
   void add_read_floor(const Setup& setup);
   void add_peers(const Setup& setup, Peer& peer);
   void add_multiply_floor(const Setup& setup, const cpu::Kernel& kernel);
