@@ -19,7 +19,7 @@ constexpr std::size_t kReadNumbers = (4 << 20) / sizeof(std::uint64_t);
 constexpr float kRopeBase = 5e5f;
 
 // Rounds that do not count, at least one: tables, code and memory are cold once, and Zen 4 ignores fetches into
-// the second cache only after some 20 calls of new code (docs/performance.md).
+// the second cache for a while after much was written (docs/performance.md).
 constexpr std::chrono::milliseconds kWarmUp{200};
 
 using Clock = std::chrono::steady_clock;
