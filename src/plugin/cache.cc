@@ -211,6 +211,7 @@ void Cache::place_restored(const ggml_tensor* t, std::int64_t cell, std::int32_t
 }
 
 void Cache::note_moves(const std::vector<RecentTokens::Move>& moves) {
+  if (moves.empty()) return;
   for (const RecentTokens::Move& move : moves) {
     positions[move.cell] = move.position;
     refresh_pages(move.cell, 1);
