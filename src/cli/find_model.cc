@@ -29,6 +29,8 @@ struct ModelArgs {
   std::string repo = env("LLAMA_ARG_HF_REPO");
   std::string file = env("LLAMA_ARG_HF_FILE");
   std::string docker = env("LLAMA_ARG_DOCKER_REPO");
+  std::string draft = env("LLAMA_ARG_SPEC_DRAFT_MODEL");
+  std::string draft_repo = env("LLAMA_ARG_SPEC_DRAFT_HF_REPO");
 };
 
 struct ArgName {
@@ -46,7 +48,14 @@ constexpr ArgName kArgNames[] = {{"-m", &ModelArgs::path},
                                  {"-hff", &ModelArgs::file},
                                  {"--hf-file", &ModelArgs::file},
                                  {"-dr", &ModelArgs::docker},
-                                 {"--docker-repo", &ModelArgs::docker}};
+                                 {"--docker-repo", &ModelArgs::docker},
+                                 {"-md", &ModelArgs::draft},
+                                 {"--model-draft", &ModelArgs::draft},
+                                 {"--spec-draft-model", &ModelArgs::draft},
+                                 {"-hfd", &ModelArgs::draft_repo},
+                                 {"-hfrd", &ModelArgs::draft_repo},
+                                 {"--hf-repo-draft", &ModelArgs::draft_repo},
+                                 {"--spec-draft-hf", &ModelArgs::draft_repo}};
 
 ModelArgs parse_args(const std::vector<std::string>& command) {
   ModelArgs args;
@@ -195,6 +204,11 @@ std::optional<fs::path> find_model(const std::vector<std::string>& command) {
   }
   if (args.path.empty()) return std::nullopt;
   return args.path;
+}
+
+bool has_draft_model(const std::vector<std::string>& command) {
+  const ModelArgs args = parse_args(command);
+  return !args.draft.empty() || !args.draft_repo.empty();
 }
 
 }  // namespace gtq::cli

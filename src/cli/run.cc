@@ -21,7 +21,7 @@ namespace gtq::cli {
 namespace fs = std::filesystem;
 namespace {
 
-// Empty when the recipe needs none.
+// Empty when the recipe needs none, or when the plugin has to find one for each of two models.
 std::string choose_profile(const RunOptions& options) {
   if (options.recipe == "f16") return "";
   if (!options.profile.empty()) {
@@ -33,7 +33,9 @@ std::string choose_profile(const RunOptions& options) {
     throw Error(fmt::format("no model in the arguments of {}; add -m FILE, or give its profile with --profile",
                             printable(options.command.front())));
   }
-  return fs::absolute(cached_profile(*model));
+  const fs::path profile = fs::absolute(cached_profile(*model));
+  const bool each_its_own = options.recipe == "gtq" && has_draft_model(options.command);
+  return each_its_own ? "" : profile;
 }
 
 }  // namespace

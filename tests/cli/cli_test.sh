@@ -272,6 +272,14 @@ END
   before=$(stat -c %i "$profile")
   "$gtq" run -- ./show.sh -m tiny.gguf >out 2>err
   [[ $(stat -c %i "$profile") == "$before" ]] || fail 'the profile was made again'
+  # With a second model the plugin finds the profile of each; a given one stays.
+  local draft
+  for draft in '-md' '--model_draft' '-hfd'; do
+    "$gtq" run -- ./show.sh -m tiny.gguf "$draft" small >out 2>err
+    grep -q '^kv=k4v4 recipe=gtq profile= backend=/' out || fail "run with $draft"
+  done
+  "$gtq" run --profile "$profile" -- ./show.sh -m tiny.gguf -md small >out 2>err
+  grep -q ' profile=/.*/cache/gtq/tiny-' out || fail 'a given profile with a draft model'
   # A damaged one is replaced, a given one refused.
   head -c 1000 "$profile" >damaged
   expect 1 '' "$gtq" run --profile damaged -- ./show.sh -m tiny.gguf
