@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "ggml-backend-impl.h"
@@ -120,7 +121,8 @@ ggml_status compute_slices(Context& context, ggml_cgraph* graph, Visit when, Sto
   return compute_to(graph->n_nodes);
 }
 
-// The first graph that attends a cache of ours must come from the model that the profile was made for.
+// The first graph that attends a cache of ours must come from the model that the profile was made for. Of a
+// batch that comes in pieces this cannot be known.
 void check_model(Context& context, const ggml_cgraph* graph) {
   const auto end = graph->nodes + graph->n_nodes;
   const Packing* packing = settings().packing.get();
@@ -128,6 +130,8 @@ void check_model(Context& context, const ggml_cgraph* graph) {
     return is_cache_attention(node) && (packing == nullptr || packed_cache(node->src[1]) != nullptr);
   };
   if (context.model_checked || std::none_of(graph->nodes, end, attends)) return;
+  const std::set<Cache*> caches = caches_of(graph->nodes, graph->n_nodes);
+  if (stores(graph->nodes, graph->n_nodes, caches) != Stores::kAll) return;
   const std::uint64_t fingerprint = graph_fingerprint(graph->nodes, graph->n_nodes);
   if (settings().recipe == Recipe::kRecord) {
     record_fingerprint(fingerprint);

@@ -27,4 +27,23 @@ bool rotates_alike(const Profile& profile, ggml_tensor** nodes, int n_nodes) {
   });
 }
 
+std::set<Cache*> caches_of(ggml_tensor** nodes, int n_nodes) {
+  std::set<Cache*> caches;
+  for (int i = 0; i < n_nodes; ++i) {
+    Cache* cache = owned_cache(is_cache_attention(nodes[i]) ? nodes[i]->src[1] : nodes[i]);
+    if (cache != nullptr) caches.insert(cache);
+  }
+  return caches;
+}
+
+Stores stores(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches) {
+  std::set<const ggml_tensor*> stored;
+  for (int i = 0; i < n_nodes; ++i) {
+    if (is_cache_store(nodes[i]) && owned_cache(nodes[i]) != nullptr) stored.insert(root(nodes[i]));
+  }
+  std::size_t n_tensors = 0;
+  for (const Cache* cache : caches) n_tensors += cache->tensors.size();
+  return stored.size() == n_tensors ? Stores::kAll : stored.empty() ? Stores::kNothing : Stores::kPart;
+}
+
 }  // namespace gtq::plugin

@@ -49,15 +49,6 @@ Packings& packings() {
   return instance;
 }
 
-std::set<Cache*> caches_of(ggml_tensor** nodes, int n_nodes) {
-  std::set<Cache*> caches;
-  for (int i = 0; i < n_nodes; ++i) {
-    Cache* cache = owned_cache(is_cache_attention(nodes[i]) ? nodes[i]->src[1] : nodes[i]);
-    if (cache != nullptr) caches.insert(cache);
-  }
-  return caches;
-}
-
 // Tokens whose queries attend a cache.
 std::int64_t tokens_of(ggml_tensor** nodes, int n_nodes) {
   const auto attention = std::find_if(nodes, nodes + n_nodes, is_cache_attention);
@@ -68,21 +59,6 @@ std::int64_t tokens_of(ggml_tensor** nodes, int n_nodes) {
 
 bool is_empty(const Cache* cache) {
   return std::ranges::all_of(cache->positions, [](std::int32_t position) { return position == kEmptyCell; });
-}
-
-enum class Stores { kNothing, kPart, kAll };
-
-// How much of the caches that it uses this graph stores. A program that looks at each tensor (cb_eval) computes
-// a batch in pieces, by which no model can be known; a context that shares the cache of another one may store
-// nothing.
-Stores stores(ggml_tensor** nodes, int n_nodes, const std::set<Cache*>& caches) {
-  std::set<const ggml_tensor*> stored;
-  for (int i = 0; i < n_nodes; ++i) {
-    if (is_cache_store(nodes[i]) && owned_cache(nodes[i]) != nullptr) stored.insert(root(nodes[i]));
-  }
-  std::size_t n_tensors = 0;
-  for (const Cache* cache : caches) n_tensors += cache->tensors.size();
-  return stored.size() == n_tensors ? Stores::kAll : stored.empty() ? Stores::kNothing : Stores::kPart;
 }
 
 bool fit(const Profile& profile, const std::set<Cache*>& caches) {

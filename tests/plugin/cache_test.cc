@@ -147,5 +147,18 @@ TEST_F(CacheTest, SequencesDoNotMix) {
   EXPECT_LT(kld_unified, (keeps_recent() ? 5 : 2) * kld_alone + 0.005);
 }
 
+// A program that looks at tensors has each batch computed in pieces, here of a layer each, by which the model
+// is not known. Sums are the same.
+TEST_F(CacheTest, PiecesOfABatch) {
+  const auto look = [](ggml_tensor* t, bool ask, void*) {
+    return !ask || std::string_view(t->name).starts_with("l_out");
+  };
+  const Context pieces = context(true, 1, false, 512, look), whole = context(true);
+  EXPECT_EQ(decode(pieces.get(), 0, kPrompt), decode(whole.get(), 0, kPrompt));
+  for (int i = kPrompt; i < kPrompt + 3; ++i) {
+    EXPECT_EQ(decode(pieces.get(), i, i + 1, {0, i}), decode(whole.get(), i, i + 1, {0, i}));
+  }
+}
+
 }  // namespace
 }  // namespace gtq::testing
