@@ -137,7 +137,6 @@ AttentionCases::AttentionCases(const Setup& setup, const Shape& shape, Peer* pee
   add_read_floor(setup);
   if (peer != nullptr) add_peers(setup, *peer);
   add_packed(setup);
-  warm_up();
 }
 
 void AttentionCases::warm_up() {
@@ -228,6 +227,7 @@ void AttentionCases::add_packed(const Setup& setup) {
 }
 
 void AttentionCases::run_round() {
+  if (n_rounds_ == 0) warm_up();
   for (Case& one : cases_) {
     const Clock::time_point start = Clock::now();
     one.run(n_rounds_);

@@ -46,7 +46,8 @@ GTQ_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }  // int
 // Lines of pages are fetched kPagesAhead pages before they are read. The first cache is small and fetches few
 // lines at a time: where kernels are fast they go into the second one so early, and into the first one again
 // kPagesSoon pages of keys or one unit of values before they are read. Zen 4 ignores fetches into the second
-// cache for milliseconds at a time; then the others do what they can.
+// cache for milliseconds at a time; then the others do what they can. Where codes are expanded for many pairs
+// the first cache alone is soon enough.
 #if defined(__AVX512F__)
 constexpr int kPagesAhead = 8, kPagesSoon = 2;
 GTQ_INLINE void prefetch_ahead(const void* p) { __builtin_prefetch(p, 0, 2); }

@@ -1,5 +1,6 @@
 // Whether a profile belongs to the model of a graph: the weights' graph_fingerprint() (recorder.h) says which
-// model it is, this whether it runs as it was calibrated.
+// model it is, this whether it runs as it was calibrated, and whether the graph is whole, so that either can be
+// known.
 #pragma once
 
 #include <set>
